@@ -1,0 +1,73 @@
+-- Quotas: how many grants a user, an address or a device may get within a sliding window, exactly.
+--
+-- Time is cut into periods as long as the window. A scope has two hashes, one for even and one
+-- for odd periods: key -> 4-byte stamps, a stamp for each grant, in ms since its period began.
+-- What lies in the window is all of the present period's and the end of the one before. When a
+-- period begins, the hash that held the one before last is dropped as a whole: nothing expires
+-- field by field.
+
+-- Opens a scope at `now`. `seen` is the period of the last write; `even` and `odd` are key names.
+local function quota_at(now, limit, window, seen, even, odd)
+  limit, window, seen = tonumber(limit) or 0, tonumber(window) or 1, tonumber(seen) or -2
+  local period = math.floor(now / window)
+  local q = { limit = limit, window = window, period = period, offset = now - period * window }
+  if period % 2 == 0 then q.cur, q.prev = even, odd else q.cur, q.prev = odd, even end
+  q.cur_live = seen == period
+  q.prev_live = seen == period or seen == period - 1
+  q.stamp = struct.pack('>I4', q.offset)
+  q.changed, q.new = {}, {}
+  return q
+end
+
+-- Reads the stamps of the keys ARGV[from..to]. Two calls at most.
+local function quota_read(q, from, to)
+  q.now_stamps = q.cur_live and redis.call('HMGET', q.cur, unpack(ARGV, from, to)) or {}
+  q.old_stamps = q.prev_live and redis.call('HMGET', q.prev, unpack(ARGV, from, to)) or {}
+end
+
+-- The time at which key `key`, the i-th that was read, may be granted again; nil: it may be now.
+local function quota_refuses(q, i, key)
+  if q.limit == 0 or key == '' then return nil end
+  local cur, prev = q.new[key] or q.now_stamps[i] or '', q.old_stamps[i]
+  local count = #cur / 4
+  if prev then
+    for p = 1, #prev, 4 do
+      if struct.unpack('>I4', prev, p) > q.offset then count = count + 1 end
+    end
+  end
+  if count < q.limit then return nil end
+  local begin, times = q.period * q.window, {}
+  for p = 1, #cur, 4 do times[#times + 1] = begin + struct.unpack('>I4', cur, p) end
+  if prev then
+    for p = 1, #prev, 4 do
+      local at = struct.unpack('>I4', prev, p)
+      if at > q.offset then times[#times + 1] = begin - q.window + at end
+    end
+  end
+  table.sort(times)
+  return times[count - q.limit + 1] + q.window
+end
+
+-- Notes a grant to key `key`, the i-th that was read. Writes nothing yet.
+local function quota_note(q, i, key)
+  if q.limit == 0 or key == '' then return end
+  local old = q.new[key]
+  if not old then
+    q.changed[#q.changed + 1] = key
+    old = q.now_stamps[i] or ''
+  end
+  q.new[key] = old .. q.stamp
+end
+
+-- Writes what was noted. One call, and at most two more when a period has begun.
+local function quota_write(q)
+  if #q.changed == 0 then return false end
+  if not q.cur_live then redis.call('UNLINK', q.cur) end
+  if not q.prev_live then redis.call('UNLINK', q.prev) end
+  local pairs_ = {}
+  for i, key in ipairs(q.changed) do
+    pairs_[2 * i - 1], pairs_[2 * i] = key, q.new[key]
+  end
+  redis.call('HSET', q.cur, unpack(pairs_))
+  return true
+end

@@ -1,0 +1,569 @@
+//! Settings: a documented file that is also the default.
+//!
+//! `config/default.toml` is compiled in and names every setting; a file, the environment and flags
+//! lay over it, in that order. Everything is checked, pairs of settings too, before the first
+//! socket opens, and all that is wrong is said at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::domain::code::CodeKey;
+use crate::limits;
+
+const DEFAULTS: &str = include_str!("config/default.toml");
+
+/// A value that is never printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub public: Listener,
+    pub internal: Listener,
+    pub http: Http,
+    pub redis: Redis,
+    pub postgres: Postgres,
+    pub auth: Auth,
+    pub code: Code,
+    pub privacy: Privacy,
+    pub throttle: Throttle,
+    pub quota: Quota,
+    pub claim: Claim,
+    pub flusher: Flusher,
+    pub worker: Worker,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub threads: usize,
+    pub connections_max: usize,
+    pub header_timeout_ms: u64,
+    pub idle_timeout_ms: u64,
+    pub body_timeout_ms: u64,
+    pub request_timeout_ms: u64,
+    pub h2_streams_max: u32,
+    pub drain_grace_ms: u64,
+    pub drain_timeout_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    pub url: Secret,
+    pub pool_max: usize,
+    pub connect_timeout_ms: u64,
+    pub command_timeout_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    pub url: Secret,
+    pub pool_max: u32,
+    pub connect_timeout_ms: u64,
+    pub statement_timeout_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMode {
+    Jwt,
+    TrustedHeader,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    pub mode: AuthMode,
+    pub jwt_secret: Secret,
+    pub jwt_secret_file: PathBuf,
+    pub jwt_issuer: String,
+    pub jwt_audience: String,
+    pub jwt_leeway_s: u64,
+    pub token_cache_max: usize,
+    pub trusted_proxies: Vec<IpNet>,
+    pub admin_key: Secret,
+    pub admin_key_file: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Code {
+    pub key: Secret,
+    pub key_file: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Privacy {
+    pub encrypt: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Throttle {
+    pub all_per_s: u32,
+    pub all_burst: u32,
+    pub ip_per_s: u32,
+    pub ip_burst: u32,
+    pub user_per_s: u32,
+    pub user_burst: u32,
+    pub device_per_s: u32,
+    pub device_burst: u32,
+    pub keys_max: usize,
+    pub device_required: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quota {
+    pub user_limit: u32,
+    pub user_window_s: u32,
+    pub ip_limit: u32,
+    pub ip_window_s: u32,
+    pub device_limit: u32,
+    pub device_window_s: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    Redis,
+    Postgres,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    pub ack: Ack,
+    pub deadline_ms: u64,
+    pub answer_margin_ms: u64,
+    pub postgres_wait_ms: u64,
+    pub batch_max: usize,
+    pub lane_max: usize,
+    pub wait_max_ms: u64,
+    pub backlog_entries_max: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flusher {
+    pub rows_max: usize,
+    pub poll_ms: u64,
+    pub backoff_min_ms: u64,
+    pub backoff_max_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    pub snapshot_poll_ms: u64,
+    pub free_after_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+/// Everything that is wrong with the settings, a sentence each.
+#[derive(Debug)]
+pub struct ConfigError(pub Vec<String>);
+
+/// Settings as they were merged, not yet typed: what `floodgate config` prints.
+pub struct Layers {
+    table: Table,
+}
+
+// === impl Layers ===
+
+impl Layers {
+    /// The defaults, then `file`, then variables of the environment that begin with `FLOODGATE_`.
+    pub fn read(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut table: Table = DEFAULTS.parse().expect("default.toml is checked by a test");
+        let mut wrong = Vec::new();
+        if let Some(path) = file {
+            match std::fs::read_to_string(path) {
+                Err(error) => wrong.push(format!("cannot read the settings file {}: {error}", path.display())),
+                Ok(text) => match text.parse::<Table>() {
+                    Err(error) => wrong.push(format!("{} is no TOML: {}", path.display(), error.message())),
+                    Ok(over) => lay_over(&mut table, over, &path.display().to_string(), &mut wrong),
+                },
+            }
+        }
+        for (variable, text) in env {
+            if let Some(name) = variable.strip_prefix("FLOODGATE_") {
+                set_from_env(&mut table, name, &variable, &text, &mut wrong);
+            }
+        }
+        if wrong.is_empty() { Ok(Layers { table }) } else { Err(ConfigError(wrong)) }
+    }
+
+    /// Sets one value, as a flag does. `section.key` must exist.
+    pub fn set(&mut self, section: &str, key: &str, value: impl Into<Value>) {
+        let table = self.table.get_mut(section).and_then(Value::as_table_mut).expect("a known section");
+        assert!(table.insert(key.to_owned(), value.into()).is_some(), "{section}.{key} is no setting");
+    }
+
+    /// Typed and checked.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        let mut config: Config =
+            self.table.try_into().map_err(|error| ConfigError(vec![error.to_string().trim().to_owned()]))?;
+        let mut wrong = Vec::new();
+        config.read_secret_files(&mut wrong);
+        config.check(&mut wrong);
+        if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
+    }
+
+    /// As TOML, secrets hidden: passwords in URLs, keys, and whatever else must not be seen.
+    pub fn print(&self) -> String {
+        let mut shown = self.table.clone();
+        for (section, key) in SECRETS {
+            let slot = shown.get_mut(*section).and_then(Value::as_table_mut).and_then(|table| table.get_mut(*key));
+            if let Some(Value::String(text)) = slot {
+                *text = if *key == "url" {
+                    hide_password(text)
+                } else if text.is_empty() {
+                    String::new()
+                } else {
+                    "(hidden)".into()
+                };
+            }
+        }
+        toml::to_string(&shown).expect("a table of plain values")
+    }
+}
+
+const SECRETS: &[(&str, &str)] =
+    &[("redis", "url"), ("postgres", "url"), ("auth", "jwt_secret"), ("auth", "admin_key"), ("code", "key")];
+
+/// Names that the environment may use beside FLOODGATE_SECTION_KEY.
+const SHORT_NAMES: &[(&str, &str, &str)] = &[
+    ("JWT_SECRET", "auth", "jwt_secret"),
+    ("JWT_SECRET_FILE", "auth", "jwt_secret_file"),
+    ("JWT_ISSUER", "auth", "jwt_issuer"),
+    ("JWT_AUDIENCE", "auth", "jwt_audience"),
+    ("ADMIN_KEY", "auth", "admin_key"),
+    ("ADMIN_KEY_FILE", "auth", "admin_key_file"),
+    ("TRUSTED_PROXIES", "auth", "trusted_proxies"),
+];
+
+/// Variables that are no settings: read by the command line.
+const NOT_SETTINGS: &[&str] = &["CONFIG", "ROLES"];
+
+fn lay_over(table: &mut Table, over: Table, origin: &str, wrong: &mut Vec<String>) {
+    for (section, values) in over {
+        let Some(known) = table.get_mut(&section).and_then(Value::as_table_mut) else {
+            wrong.push(format!("{origin}: there is no section [{section}]"));
+            continue;
+        };
+        let Value::Table(values) = values else {
+            wrong.push(format!("{origin}: {section} is a section: write [{section}] and its settings below"));
+            continue;
+        };
+        for (key, value) in values {
+            match known.get_mut(&key) {
+                Some(slot) => *slot = value,
+                None => wrong.push(format!("{origin}: there is no setting {key} in [{section}]")),
+            }
+        }
+    }
+}
+
+fn set_from_env(table: &mut Table, name: &str, variable: &str, text: &str, wrong: &mut Vec<String>) {
+    if NOT_SETTINGS.contains(&name) {
+        return;
+    }
+    let short = SHORT_NAMES
+        .iter()
+        .find(|(short, ..)| *short == name)
+        .map(|(_, section, key)| ((*section).to_owned(), (*key).to_owned()));
+    let long = || {
+        table.keys().find_map(|section| {
+            let key = name.strip_prefix(&section.to_uppercase())?.strip_prefix('_')?.to_lowercase();
+            table[section].get(&key).map(|_| (section.clone(), key))
+        })
+    };
+    let Some((section, key)) = short.or_else(long) else {
+        wrong.push(format!("{variable} names no setting: see `floodgate config`"));
+        return;
+    };
+    let slot = &mut table[&section][&key];
+    let parsed = match slot {
+        Value::Integer(_) => text.trim().parse().ok().map(Value::Integer),
+        Value::Boolean(_) => text.trim().parse().ok().map(Value::Boolean),
+        Value::Array(_) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Some(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
+        }
+        _ => Some(Value::String(text.to_owned())),
+    };
+    match parsed {
+        Some(value) => *slot = value,
+        None => wrong.push(format!(
+            "{variable}={text} is no {}",
+            if slot.is_integer() { "whole number" } else { "true or false" }
+        )),
+    }
+}
+
+fn hide_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((user, host)) = rest.rsplit_once('@') else { return url.to_owned() };
+    let user = user.split(':').next().unwrap_or_default();
+    format!("{scheme}://{user}:(hidden)@{host}")
+}
+
+// === impl Config ===
+
+impl Config {
+    fn read_secret_files(&mut self, wrong: &mut Vec<String>) {
+        for (path, slot) in [
+            (&self.auth.jwt_secret_file, &mut self.auth.jwt_secret),
+            (&self.auth.admin_key_file, &mut self.auth.admin_key),
+            (&self.code.key_file, &mut self.code.key),
+        ] {
+            if path.as_os_str().is_empty() {
+                continue;
+            }
+            match std::fs::read_to_string(path) {
+                Ok(text) => *slot = Secret(text.trim().to_owned()),
+                Err(error) => wrong.push(format!("cannot read the secret in {}: {error}", path.display())),
+            }
+        }
+    }
+
+    fn check(&self, wrong: &mut Vec<String>) {
+        let mut demand = |holds: bool, sentence: &str| {
+            if !holds {
+                wrong.push(sentence.to_owned());
+            }
+        };
+        demand(
+            self.public.listen != self.internal.listen || self.public.listen.port() == 0,
+            "public.listen and internal.listen are the same address",
+        );
+        demand(self.http.connections_max > 0, "http.connections_max must be at least 1");
+        demand(
+            self.http.header_timeout_ms > 0 && self.http.body_timeout_ms > 0,
+            "http.header_timeout_ms and http.body_timeout_ms must be at least 1",
+        );
+        demand((1..=10_000).contains(&self.http.h2_streams_max), "http.h2_streams_max must be 1 to 10000");
+        demand(
+            self.redis.pool_max > 0 && self.postgres.pool_max > 1,
+            "redis.pool_max must be at least 1, postgres.pool_max at least 2",
+        );
+        demand(self.auth.jwt_leeway_s <= 5, "auth.jwt_leeway_s must be at most 5");
+        if self.auth.mode == AuthMode::Jwt {
+            demand(
+                self.auth.jwt_secret.expose().len() >= 32,
+                "auth.mode is jwt: set FLOODGATE_JWT_SECRET to a secret of at least 32 bytes",
+            );
+            demand(
+                !self.auth.jwt_issuer.is_empty() && !self.auth.jwt_audience.is_empty(),
+                "auth.jwt_issuer and auth.jwt_audience must not be empty",
+            );
+        } else {
+            demand(
+                !self.auth.trusted_proxies.is_empty(),
+                "auth.mode is trusted-header: set FLOODGATE_TRUSTED_PROXIES to the networks of your proxies",
+            );
+        }
+        demand(
+            self.auth.admin_key.is_empty() || self.auth.admin_key.expose().len() >= 20,
+            "FLOODGATE_ADMIN_KEY must have at least 20 characters",
+        );
+        demand(
+            CodeKey::from_hex(self.code.key.expose()).is_some(),
+            "set FLOODGATE_CODE_KEY to 32 hex digits (for example from: openssl rand -hex 16) and never change it",
+        );
+        demand(
+            (1..=limits::BATCH_CLAIMS_MAX).contains(&self.claim.batch_max),
+            &format!("claim.batch_max must be 1 to {}", limits::BATCH_CLAIMS_MAX),
+        );
+        demand(self.claim.lane_max >= self.claim.batch_max, "claim.lane_max must be at least claim.batch_max");
+        demand((10..=60_000).contains(&self.claim.deadline_ms), "claim.deadline_ms must be 10 to 60000");
+        demand(
+            self.claim.wait_max_ms < self.claim.deadline_ms,
+            "claim.wait_max_ms must be less than claim.deadline_ms",
+        );
+        demand(self.claim.backlog_entries_max >= 100, "claim.backlog_entries_max must be at least 100");
+        demand(
+            (1..=limits::FLUSH_ROWS_MAX).contains(&self.flusher.rows_max),
+            &format!("flusher.rows_max must be 1 to {}", limits::FLUSH_ROWS_MAX),
+        );
+        demand(self.flusher.poll_ms > 0, "flusher.poll_ms must be at least 1");
+        demand(
+            0 < self.flusher.backoff_min_ms && self.flusher.backoff_min_ms <= self.flusher.backoff_max_ms,
+            "flusher.backoff_min_ms must be at least 1 and at most flusher.backoff_max_ms",
+        );
+        demand(
+            (10..=1000).contains(&self.worker.snapshot_poll_ms),
+            "worker.snapshot_poll_ms must be 10 to 1000: the blacklist must be in force within a second",
+        );
+        for (name, limit, window) in [
+            ("user", self.quota.user_limit, self.quota.user_window_s),
+            ("ip", self.quota.ip_limit, self.quota.ip_window_s),
+            ("device", self.quota.device_limit, self.quota.device_window_s),
+        ] {
+            demand(
+                limit <= limits::QUOTA_LIMIT_MAX,
+                &format!("quota.{name}_limit must be at most {}", limits::QUOTA_LIMIT_MAX),
+            );
+            demand(
+                (1..=limits::QUOTA_WINDOW_S_MAX).contains(&window),
+                &format!("quota.{name}_window_s must be 1 to {}", limits::QUOTA_WINDOW_S_MAX),
+            );
+        }
+        for (name, rate, burst) in [
+            ("all", self.throttle.all_per_s, self.throttle.all_burst),
+            ("ip", self.throttle.ip_per_s, self.throttle.ip_burst),
+            ("user", self.throttle.user_per_s, self.throttle.user_burst),
+            ("device", self.throttle.device_per_s, self.throttle.device_burst),
+        ] {
+            demand(
+                rate == 0 || burst > 0,
+                &format!("throttle.{name}_burst must be at least 1 where throttle.{name}_per_s is set"),
+            );
+        }
+        demand(
+            (1024..=limits::THROTTLE_KEYS_MAX).contains(&self.throttle.keys_max),
+            &format!("throttle.keys_max must be 1024 to {}", limits::THROTTLE_KEYS_MAX),
+        );
+    }
+
+    /// The code key. Checked when the settings were built.
+    pub fn code_key(&self) -> CodeKey {
+        CodeKey::from_hex(self.code.key.expose()).expect("checked by Config::check")
+    }
+}
+
+/// Milliseconds of a setting as a duration.
+pub fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+// === impl Secret ===
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let enough = [
+            ("FLOODGATE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+            ("FLOODGATE_CODE_KEY", "000102030405060708090a0b0c0d0e0f"),
+        ];
+        enough.iter().chain(pairs).map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    fn build(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Layers::read(None, env(pairs)).and_then(Layers::build)
+    }
+
+    #[test]
+    fn the_defaults_need_only_their_secrets() {
+        build(&[]).unwrap();
+        let wrong = Layers::read(None, Vec::new()).and_then(Layers::build).unwrap_err();
+        assert_eq!(wrong.0.len(), 2, "{wrong}");
+        assert!(wrong.to_string().contains("FLOODGATE_JWT_SECRET") && wrong.to_string().contains("FLOODGATE_CODE_KEY"));
+    }
+
+    #[test]
+    fn the_environment_lies_over_the_defaults() {
+        let config = build(&[
+            ("FLOODGATE_PUBLIC_LISTEN", "0.0.0.0:9000"),
+            ("FLOODGATE_REDIS_URL", "redis://:pw@r:1/2"),
+            ("FLOODGATE_CLAIM_DEADLINE_MS", "800"),
+            ("FLOODGATE_PRIVACY_ENCRYPT", "false"),
+            ("FLOODGATE_TRUSTED_PROXIES", "10.0.0.0/8, 127.0.0.1/32"),
+        ])
+        .unwrap();
+        assert_eq!(config.public.listen, "0.0.0.0:9000".parse().unwrap());
+        assert_eq!(config.redis.url.expose(), "redis://:pw@r:1/2");
+        assert_eq!(config.claim.deadline_ms, 800);
+        assert!(!config.privacy.encrypt);
+        assert_eq!(config.auth.trusted_proxies.len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_at_once_and_by_name() {
+        let wrong = Layers::read(None, env(&[("FLOODGATE_CLAIM_DEDLINE_MS", "1"), ("FLOODGATE_HTTP_THREADS", "two")]))
+            .err()
+            .unwrap();
+        assert_eq!(wrong.0.len(), 2, "{wrong}");
+        let wrong = build(&[("FLOODGATE_CLAIM_WAIT_MAX_MS", "5000"), ("FLOODGATE_FLUSHER_ROWS_MAX", "0")]).unwrap_err();
+        assert_eq!(wrong.0.len(), 2, "{wrong}");
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let layers = Layers::read(
+            None,
+            env(&[
+                ("FLOODGATE_POSTGRES_URL", "postgres://fg:hunter2@db/x"),
+                ("FLOODGATE_ADMIN_KEY", "an-admin-key-of-length"),
+            ]),
+        )
+        .unwrap();
+        let shown = layers.print();
+        for secret in ["hunter2", "an-admin-key", "0123456789abcdef", "000102"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+        assert!(shown.contains("postgres://fg:(hidden)@db/x"));
+        assert!(!format!("{:?}", layers.build().unwrap()).contains("hunter2"));
+    }
+}

@@ -1,0 +1,100 @@
+//! What a coupon is: a template's definition, as it is created, frozen and sold.
+//!
+//! [`Definition`] is typed and complete; [`parse`](self::parse) makes one from JSON and names every
+//! violated field at once; [`Definition::to_json`] writes it back in the form of the HTTP contract.
+
+use chrono_tz::Tz;
+use rust_decimal::Decimal;
+
+use super::audience::Audience;
+use super::window::{Millis, Validity};
+
+/// How far an acknowledged claim has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AckLevel {
+    /// The script ran. Under `appendfsync always` the grant is on Redis' disk.
+    Redis,
+    /// The grant's row is committed in PostgreSQL.
+    Postgres,
+}
+
+/// Who issues a coupon and bears its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Issuer {
+    Platform,
+    Merchant,
+    Streamer,
+}
+
+/// The states of a template's life. `Finished` is `Published` with its window over or its stock sold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    Draft,
+    PendingApproval,
+    Approved,
+    Published,
+    Paused,
+    Stopped,
+    Finished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    CashVoucher,
+    FullReduction,
+    PercentageDiscount,
+    Shipping,
+    FreeItem,
+    RedPacket,
+}
+
+/// How coupons of a template reach users. Ways that are not built yet are refused by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Distribution {
+    Claim,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stock {
+    /// Coupons in all. `None`: unlimited (`-1` in JSON).
+    pub total: Option<u64>,
+    /// Coupons per local day.
+    pub daily: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Coupons a user may claim in all, 1 to 10.
+    pub per_user: u32,
+    /// Coupons a user may claim in a local day.
+    pub per_user_daily: Option<u32>,
+}
+
+/// Everything that a template's author says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    pub name: String,
+    pub description: String,
+    pub issuer: Issuer,
+    /// The merchant or streamer; empty for the platform.
+    pub issuer_id: String,
+    pub special: bool,
+    pub kind: Kind,
+    /// The kind's own fields, checked for shape. Amounts are kept as exact decimal strings.
+    pub value: serde_json::Value,
+    pub currency: String,
+    pub max_discount_ratio: Decimal,
+    /// `[{rule_type, params, priority}]`, checked for shape.
+    pub usage_rules: serde_json::Value,
+    pub distribution: Vec<Distribution>,
+    pub timezone: Tz,
+    pub stock: Stock,
+    pub ack: Option<AckLevel>,
+    pub limits: Limits,
+    /// `[starts_at, ends_at)`.
+    pub claim_window: (Millis, Millis),
+    pub validity: Validity,
+    pub audience: Option<Audience>,
+    /// Whether grants count against, and are checked against, the quotas on user, IP and device.
+    pub quotas: bool,
+}

@@ -1,0 +1,196 @@
+//! A refusal on its way out, and the only place that knows statuses.
+//!
+//! Answers follow RFC 9457 (`application/problem+json`) with a stable `code`, `retryable`,
+//! `request_id`, and `Retry-After` where a time is known. What the caller reads is `detail`; what
+//! the log says is written where the failure is handled.
+
+use serde_json::{Map, Value, json};
+
+use crate::domain::outcome::ClaimOutcome;
+use crate::pg::{PgFault, PgKind};
+use crate::redis::fault::Fault;
+
+/// A refusal: code, words for the caller, and when to come back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    pub code: &'static str,
+    /// What is wrong and what to do about it.
+    pub detail: String,
+    /// Milliseconds until a retry may help.
+    pub retry_after_ms: Option<u64>,
+    /// Each violated field of the body.
+    pub errors: Vec<FieldError>,
+    /// Further members of the answer, such as `scope` or `claim_key`.
+    pub extra: Map<String, Value>,
+}
+
+/// One violated field: where, a stable word, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// As `limits.per_user` or `claims[3].user_id`.
+    pub field: String,
+    pub code: &'static str,
+    pub detail: String,
+}
+
+/// Code, HTTP status, title, whether a retry can help. The one table from reason to answer.
+const PROBLEMS: &[(&str, u16, &str, bool)] = &[
+    ("unauthenticated", 401, "Who asks is not known", false),
+    ("invalid_request", 400, "The request is not as it must be", false),
+    ("template_not_found", 404, "There is no such template", false),
+    ("throttled", 429, "Too many requests", true),
+    ("template_inactive", 409, "The template is paused or stopped", false),
+    ("not_started", 409, "Claiming has not started", true),
+    ("ended", 410, "Claiming has ended", false),
+    ("blocked", 403, "Claims are blocked", false),
+    ("device_required", 400, "A device must be named", false),
+    ("not_eligible", 403, "The template is not for this user", false),
+    ("user_limit_reached", 409, "The user has all they may have", false),
+    ("user_daily_limit_reached", 409, "The user has all they may have today", true),
+    ("quota_exceeded", 429, "Too many grants in a short time", true),
+    ("sold_out", 410, "Sold out", false),
+    ("daily_limit_reached", 409, "Sold out for today", true),
+    ("unavailable", 503, "Not available at this moment", true),
+    ("overloaded", 503, "Too much waits already", true),
+    ("outcome_unknown", 504, "Whether the claim was granted is not known yet", true),
+    ("claim_lost", 410, "The claim was lost in a failover", false),
+    ("set_aside", 500, "The coupon was set aside for an operator", false),
+    // Beyond claims.
+    ("forbidden", 403, "The key's role or owner does not allow it", false),
+    ("not_found", 404, "There is no such thing", false),
+    ("method_not_allowed", 405, "The path does not take this method", false),
+    ("coupon_not_found", 404, "There is no such coupon", false),
+    ("conflict", 409, "The state does not allow it", false),
+    ("four_eyes", 409, "The approver must not be the author", false),
+    ("name_taken", 409, "The owner has a template of this name", false),
+    ("idempotency_mismatch", 422, "The idempotency key was used for another request", false),
+    ("precondition_required", 428, "The revision that is changed must be named", false),
+    ("precondition_failed", 412, "Someone else changed it meanwhile", false),
+    ("payload_too_large", 413, "The body is too large", false),
+    ("unsupported_media_type", 415, "The body must be JSON", false),
+    ("request_timeout", 408, "The body did not arrive in time", true),
+    ("timeout", 504, "It took too long", true),
+    ("internal", 500, "A fault of the server", false),
+];
+
+// === impl Problem ===
+
+impl Problem {
+    /// `code` must stand in the table.
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        debug_assert!(PROBLEMS.iter().any(|row| row.0 == code), "{code} is in no table");
+        Problem { code, detail: detail.into(), retry_after_ms: None, errors: Vec::new(), extra: Map::new() }
+    }
+
+    /// A refusal of a claim, with its own words.
+    pub fn of(outcome: ClaimOutcome, detail: impl Into<String>) -> Self {
+        Problem::new(outcome.code(), detail)
+    }
+
+    /// One or more violated fields.
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        Problem {
+            errors: errors.clone(),
+            ..Problem::new("invalid_request", format!("see errors: {}", fields.join(", ")))
+        }
+    }
+
+    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        self.extra.insert(member.to_owned(), value.into());
+        self
+    }
+
+    pub fn status(&self) -> u16 {
+        row(self.code).1
+    }
+
+    pub fn retryable(&self) -> bool {
+        row(self.code).3
+    }
+
+    /// The body: RFC 9457 with our members.
+    pub fn to_json(&self, request_id: &str) -> Value {
+        let (code, status, title, retryable) = row(self.code);
+        let mut body = json!({
+            "type": format!("urn:floodgate:problem:{code}"),
+            "title": title,
+            "status": status,
+            "detail": self.detail,
+            "code": code,
+            "retryable": retryable,
+            "request_id": request_id,
+        });
+        let members = body.as_object_mut().expect("an object");
+        if !self.errors.is_empty() {
+            let list = self
+                .errors
+                .iter()
+                .map(|error| json!({"field": error.field, "code": error.code, "detail": error.detail}));
+            members.insert("errors".into(), list.collect());
+        }
+        members.extend(self.extra.clone());
+        body
+    }
+}
+
+/// Every code with its status, for OpenAPI.
+pub fn all() -> impl Iterator<Item = (&'static str, u16, &'static str)> {
+    PROBLEMS.iter().map(|row| (row.0, row.1, row.2))
+}
+
+fn row(code: &str) -> (&'static str, u16, &'static str, bool) {
+    *PROBLEMS.iter().find(|row| row.0 == code).unwrap_or(&PROBLEMS[PROBLEMS.len() - 1])
+}
+
+/// A store's failure as the caller may read it. Logged and counted where it is handled.
+impl From<PgFault> for Problem {
+    fn from(fault: PgFault) -> Self {
+        crate::telemetry::metrics().postgres_error(fault.word());
+        match fault.kind {
+            PgKind::Transient | PgKind::Unknown => {
+                tracing::warn!(error = %fault, "a request could not reach PostgreSQL");
+                Problem::new("unavailable", "PostgreSQL is not available; ask again").retry_after_ms(1000)
+            }
+            PgKind::Data | PgKind::Fault => {
+                tracing::error!(error = %fault, "PostgreSQL refused a statement");
+                Problem::new("internal", "the request could not be carried out; the log says why")
+            }
+        }
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        crate::telemetry::metrics().redis_error(fault.kind);
+        tracing::warn!(error = %fault, "a request could not reach Redis");
+        Problem::new("unavailable", "Redis is not available; ask again").retry_after_ms(1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_of_a_claim_has_its_row_and_they_agree_on_retries() {
+        for outcome in ClaimOutcome::ALL.into_iter().skip(2) {
+            let (code, _, _, retryable) = row(outcome.code());
+            assert_eq!(code, outcome.code());
+            assert_eq!(retryable, outcome.retryable(), "{code}");
+        }
+    }
+
+    #[test]
+    fn no_code_stands_twice() {
+        let mut codes: Vec<_> = PROBLEMS.iter().map(|row| row.0).collect();
+        codes.sort();
+        codes.dedup();
+        assert_eq!(codes.len(), PROBLEMS.len());
+    }
+}

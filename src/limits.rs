@@ -1,0 +1,79 @@
+//! Every bound that is not a setting: its name, its unit and the arithmetic behind it.
+
+/// Claims in one batch: the script passes 2 arguments a claim to one call, and Lua's `unpack`
+/// takes 7,999.
+pub const BATCH_CLAIMS_MAX: usize = 1_000;
+
+/// Claims in one call of the batch endpoint.
+pub const BATCH_ENDPOINT_CLAIMS_MAX: usize = 1_000;
+
+/// Rows in one transaction of the flusher: about 100 bytes a row, 10 MB of COPY.
+pub const FLUSH_ROWS_MAX: usize = 100_000;
+
+/// Entries that one call of the read script returns: bounded by rows too, but an entry may hold one.
+pub const FLUSH_ENTRIES_MAX: usize = 2_000;
+
+/// Rows in one call of the reapply script.
+pub const REAPPLY_ROWS_MAX: usize = 1_000;
+
+/// Grants that a quota can count: each costs 4 bytes in the key's field.
+pub const QUOTA_LIMIT_MAX: u32 = 1_000;
+
+/// The longest quota window: a stamp within a window's period has 32 bits of milliseconds.
+pub const QUOTA_WINDOW_S_MAX: u32 = 7 * 86_400;
+
+/// Keys in one throttle table: 16 bytes each, 1 GiB.
+pub const THROTTLE_KEYS_MAX: usize = 1 << 26;
+
+/// Bytes of a claim's body. It is empty or `{}`.
+pub const CLAIM_BODY_BYTES_MAX: usize = 4 * 1024;
+
+/// Bytes of an administrative request's body.
+pub const ADMIN_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of the batch endpoint's body: 1,000 claims with facts of about 1 KiB each.
+pub const BATCH_BODY_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+
+/// Nesting of JSON in any body.
+pub const JSON_DEPTH_MAX: usize = 32;
+
+/// Bytes of a request's head, and header lines in it.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub const HEADERS_MAX: usize = 64;
+
+/// Characters of an `Idempotency-Key`.
+pub const CLAIM_KEY_MAX: usize = 64;
+
+/// Characters of an `X-Device-Id`.
+pub const DEVICE_ID_MAX: usize = 128;
+
+/// Characters of an `X-Channel`.
+pub const CHANNEL_MAX: usize = 32;
+
+/// Tags that a user's facts may hold, and characters of a level or tag.
+pub const FACT_TAGS_MAX: usize = 50;
+pub const FACT_WORD_MAX: usize = 64;
+
+/// Claims whose outcome is unknown and whose deadline has not passed: remembered by key.
+pub const IN_DOUBT_MAX: usize = 65_536;
+
+/// Items on one page of any list.
+pub const PAGE_MAX: usize = 100;
+pub const PAGE_DEFAULT: usize = 20;
+
+/// Templates whose receipts one wallet or claim center read looks at.
+pub const HOLDINGS_TEMPLATES_MAX: usize = 500;
+
+/// Time between two attempts to open a cell.
+pub const OPEN_PAUSE_MS: u64 = 1_000;
+
+/// A sold-out latch is believed this long after Redis said so, and probed more often.
+pub const LATCH_TRUST_MS: u64 = 200;
+pub const LATCH_PROBE_MS: u64 = 60;
+const _: () = assert!(2 * LATCH_PROBE_MS < LATCH_TRUST_MS);
+
+/// How far the gateway's clock may be off before it refuses by a window's edge on its own.
+pub const CLOCK_CARE_MS: i64 = 100;
+
+/// Hours for which an administrative write's answer is kept under its `Idempotency-Key`.
+pub const IDEMPOTENCY_HOURS: i32 = 24;

@@ -1,0 +1,200 @@
+//! What an operator can see: metrics, as documented fields whose doc is their help text.
+//!
+//! Handles are made once and kept: the hot path never looks a metric up by name, counts once a
+//! batch, and no label is unbounded (never a user, an address, a claim key). Metrics of wrongness
+//! (`identity_mismatch`, `set_aside_rows`, `queue_gap`) should stay at zero.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::domain::outcome::{ClaimOutcome, Scope};
+
+/// Seconds: from 50 us to 10 s, about 2.2 apart.
+const SECONDS: &[f64] =
+    &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Sizes: powers of two to 131,072.
+const SIZES: &[f64] =
+    &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0, 65536.0, 131072.0];
+
+macro_rules! metrics_table {
+    ($($(#[doc = $doc:literal])+ $field:ident : $kind:ident $name:literal $({$($label:literal = $value:literal),+})?),+ $(,)?) => {
+        /// Every metric with a fixed set of labels.
+        pub struct Metrics {
+            $($(#[doc = $doc])+ pub $field: $kind,)+
+            claims: Vec<Counter>,
+            throttled: [Counter; 4],
+        }
+
+        impl Metrics {
+            fn register() -> Self {
+                $(metrics_table!(@describe $kind $name concat!($($doc),+));)+
+                metrics::describe_counter!("floodgate_claims_total", Unit::Count, "Claims by what became of them.");
+                metrics::describe_counter!("floodgate_throttled_total", Unit::Count, "Requests refused by a throttle, by scope.");
+                metrics::describe_counter!("floodgate_redis_errors_total", Unit::Count, "Calls to Redis that failed, by kind.");
+                metrics::describe_counter!("floodgate_postgres_errors_total", Unit::Count, "Calls to PostgreSQL that failed, by kind.");
+                metrics::describe_counter!("floodgate_http_requests_total", Unit::Count, "Requests by listener and status class, claims included.");
+                Metrics {
+                    $($field: metrics_table!(@make $kind $name $({$($label = $value),+})?),)+
+                    claims: ClaimOutcome::ALL.iter().map(|outcome| metrics::counter!("floodgate_claims_total", "outcome" => outcome.code())).collect(),
+                    throttled: [Scope::All, Scope::User, Scope::Ip, Scope::Device].map(|scope| metrics::counter!("floodgate_throttled_total", "scope" => scope.word())),
+                }
+            }
+        }
+    };
+    (@describe Counter $name:literal $doc:expr) => { metrics::describe_counter!($name, $doc.trim()) };
+    (@describe Gauge $name:literal $doc:expr) => { metrics::describe_gauge!($name, $doc.trim()) };
+    (@describe Histogram $name:literal $doc:expr) => { metrics::describe_histogram!($name, $doc.trim()) };
+    (@make Counter $name:literal $({$($label:literal = $value:literal),+})?) => { metrics::counter!($name $($(, $label => $value)+)?) };
+    (@make Gauge $name:literal $({$($label:literal = $value:literal),+})?) => { metrics::gauge!($name $($(, $label => $value)+)?) };
+    (@make Histogram $name:literal $({$($label:literal = $value:literal),+})?) => { metrics::histogram!($name $($(, $label => $value)+)?) };
+}
+
+metrics_table! {
+    /// Time from a claim's arrival to its answer, by stage: the whole.
+    claim_seconds: Histogram "floodgate_claim_seconds" {"stage" = "total"},
+    /// Time from a claim's arrival to its answer, by stage: waiting in the lane for its batch.
+    claim_lane_seconds: Histogram "floodgate_claim_seconds" {"stage" = "lane"},
+    /// Time from a claim's arrival to its answer, by stage: the batch's round trip to Redis.
+    claim_redis_seconds: Histogram "floodgate_claim_seconds" {"stage" = "redis"},
+    /// Time from a claim's arrival to its answer, by stage: waiting for PostgreSQL at ack level postgres.
+    claim_postgres_seconds: Histogram "floodgate_claim_seconds" {"stage" = "postgres"},
+    /// Claims in a batch.
+    batch_size: Histogram "floodgate_batch_size",
+    /// Claims that wait in lanes now.
+    lane_waiting: Gauge "floodgate_lane_waiting",
+    /// Lookups of claim keys that came before a refusal.
+    lookups: Counter "floodgate_lookups_total",
+    /// Batches that Redis did not execute because the cell's identity did not match.
+    identity_mismatch: Counter "floodgate_identity_mismatch_total",
+    /// Batches refused because Redis' clock was more than a second behind.
+    clock_behind: Counter "floodgate_clock_behind_total",
+    /// Keys in the throttle tables, by scope.
+    throttle_keys_ip: Gauge "floodgate_throttle_keys" {"scope" = "ip"},
+    /// Keys in the throttle tables, by scope.
+    throttle_keys_user: Gauge "floodgate_throttle_keys" {"scope" = "user"},
+    /// Keys in the throttle tables, by scope.
+    throttle_keys_device: Gauge "floodgate_throttle_keys" {"scope" = "device"},
+    /// Keys that a throttle table forgot while they still counted, because it was full.
+    throttle_evictions: Counter "floodgate_throttle_evictions_total",
+    /// Templates that are latched as sold out in this process.
+    latched_templates: Gauge "floodgate_latched_templates",
+    /// Claims refused by the sold-out latch without asking Redis.
+    latch_refusals: Counter "floodgate_latch_refusals_total",
+    /// Claims whose outcome is unknown and whose deadline has not passed.
+    in_doubt: Gauge "floodgate_in_doubt",
+    /// Connections open now, by listener.
+    connections_public: Gauge "floodgate_connections" {"listener" = "public"},
+    /// Connections open now, by listener.
+    connections_internal: Gauge "floodgate_connections" {"listener" = "internal"},
+    /// Connections closed at once because too many were open.
+    connections_refused: Counter "floodgate_connections_refused_total",
+    /// Verified tokens that are remembered.
+    token_cache_entries: Gauge "floodgate_token_cache_entries",
+    /// Templates in the snapshot.
+    snapshot_templates: Gauge "floodgate_snapshot_templates",
+    /// Seconds since the snapshot was last compared with PostgreSQL.
+    snapshot_age_seconds: Gauge "floodgate_snapshot_age_seconds",
+    /// Entries on the grant queue.
+    backlog_entries: Gauge "floodgate_backlog_entries",
+    /// Age in seconds of the oldest entry on the grant queue.
+    backlog_age_seconds: Gauge "floodgate_backlog_age_seconds",
+    /// Rows that the flusher committed.
+    flush_rows: Counter "floodgate_flush_rows_total",
+    /// Rows in one transaction of the flusher.
+    flush_batch_rows: Histogram "floodgate_flush_batch_rows",
+    /// Time of one transaction of the flusher.
+    flush_seconds: Histogram "floodgate_flush_seconds",
+    /// Milliseconds between the newest entry that was stored and the time of its commit.
+    watermark_lag_seconds: Gauge "floodgate_watermark_lag_seconds",
+    /// 1 while this process is the flusher of the cell.
+    flusher_active: Gauge "floodgate_flusher_active",
+    /// 1 while the flusher is stopped by an error that it repeats against.
+    flusher_failing: Gauge "floodgate_flusher_failing",
+    /// The cell's epoch as this process knows it; 0 while the cell is not open.
+    cell_epoch: Gauge "floodgate_cell_epoch",
+    /// Openings of the cell that this process finished.
+    openings: Counter "floodgate_openings_total",
+    /// Openings that were refused because the cell needs `floodgate recover`.
+    openings_refused: Counter "floodgate_openings_refused_total",
+    /// Rows that PostgreSQL refused and that were set aside.
+    set_aside_rows: Counter "floodgate_set_aside_rows_total",
+    /// Rows whose serial another claim has: an alarm.
+    serial_collisions: Counter "floodgate_serial_collisions_total",
+    /// Times that the queue had a gap and the flusher halted: an alarm.
+    queue_gap: Counter "floodgate_queue_gap_total",
+    /// Templates whose state PostgreSQL has and Redis does not have yet.
+    templates_out_of_step: Gauge "floodgate_templates_out_of_step",
+    /// Connections to PostgreSQL in use.
+    postgres_pool_busy: Gauge "floodgate_postgres_pool_busy",
+    /// Pooled connections to Redis in use.
+    redis_pool_busy: Gauge "floodgate_redis_pool_busy",
+}
+
+static METRICS: OnceLock<Metrics> = OnceLock::new();
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// The process' metrics. Before [`install`] they count nowhere.
+pub fn metrics() -> &'static Metrics {
+    METRICS.get_or_init(Metrics::register)
+}
+
+/// Starts recording. Called once, before the first metric is touched.
+pub fn install() -> Result<(), String> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full("floodgate_batch_size".into()), SIZES))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full("floodgate_flush_batch_rows".into()), SIZES))
+        .map_err(|error| error.to_string())?
+        .build_recorder();
+    let _ = HANDLE.set(recorder.handle());
+    metrics::set_global_recorder(recorder).map_err(|error| error.to_string())?;
+    metrics();
+    Ok(())
+}
+
+/// The text of `/metrics`.
+pub fn render() -> String {
+    HANDLE.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Folds histogram samples into their buckets; without it the recorder's memory grows.
+pub async fn upkeep() {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Some(handle) = HANDLE.get() {
+            handle.run_upkeep();
+        }
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub fn claims(&self, outcome: ClaimOutcome, count: u64) {
+        let at = ClaimOutcome::ALL.iter().position(|known| *known == outcome).expect("ALL is whole");
+        self.claims[at].increment(count);
+    }
+
+    pub fn throttled(&self, scope: Scope) {
+        self.throttled[match scope {
+            Scope::All => 0,
+            Scope::User => 1,
+            Scope::Ip => 2,
+            Scope::Device => 3,
+        }]
+        .increment(1);
+    }
+
+    /// Off the hot path: looks the counter up by its kind.
+    pub fn redis_error(&self, kind: &'static str) {
+        metrics::counter!("floodgate_redis_errors_total", "kind" => kind).increment(1);
+    }
+
+    /// Off the hot path: looks the counter up by its kind.
+    pub fn postgres_error(&self, kind: &'static str) {
+        metrics::counter!("floodgate_postgres_errors_total", "kind" => kind).increment(1);
+    }
+}
