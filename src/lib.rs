@@ -10,8 +10,10 @@
 //! - [`admission`]: may this request spend anything at all?
 //! - [`claim`]: lanes, batches, and the engine that decides
 //! - [`catalog`]: templates, stock, keys, blacklist
+//! - [`grant`]: accepted claims on their way to disk
+//! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
 //! - [`http`]: the front door
-//! - [`app`]: what a process shares
+//! - [`app`], [`serve`]: what a process shares, and its life from start to drain
 
 pub mod admission;
 pub mod app;
@@ -20,9 +22,15 @@ pub mod claim;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod gateway;
+pub mod grant;
 pub mod hashing;
 pub mod http;
 pub mod limits;
 pub mod pg;
 pub mod redis;
+pub mod serve;
 pub mod telemetry;
+
+/// The version and the commit that this binary was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FLOODGATE_COMMIT"), ")");
