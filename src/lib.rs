@@ -12,6 +12,7 @@
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`]: what a process shares
+//! - [`demo`]: private servers, and the embedded default
 
 pub mod admission;
 pub mod app;
@@ -19,6 +20,7 @@ pub mod catalog;
 pub mod claim;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod hashing;
 pub mod http;
