@@ -6,6 +6,7 @@
 //! change t1 per_user=2                          the same words; a new revision
 //! pause t1 | resume t1 | stop t1                a new revision with another state
 //! restock t1 3                                  a further range of 3 serials; a new generation
+//! change t1 range=11-20                         the same, with a gap before it
 //! claim r1 u1 -> granted 1                      claim key, user; of t1 where no template is named
 //! claim r2 u2 t2 ip=1.1.1.1 device=d1 -> quota_exceeded ip 60s
 //! batch {                                       claims that are decided in one batch
@@ -243,6 +244,13 @@ impl Player<'_, '_> {
                 "stock" => {
                     let last = if *value == "-1" { (1 << 40) - 1 } else { known.given + number() };
                     range = Some((known.given + 1, last));
+                    known.given = last;
+                    known.terms.generation += 1;
+                }
+                "range" => {
+                    let (first, last) = value.split_once('-').expect("first-last");
+                    let last = last.parse().expect("a serial");
+                    range = Some((first.parse().expect("a serial"), last));
                     known.given = last;
                     known.terms.generation += 1;
                 }
