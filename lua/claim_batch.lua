@@ -87,8 +87,7 @@ for g = 1, templates do
     local refusal
     if t[1] ~= '1' then refusal = TEMPLATE_INACTIVE
     elseif now < tonumber(t[4]) then refusal = NOT_STARTED
-    elseif now >= tonumber(t[5]) then refusal = ENDED
-    elseif full then refusal = OVERLOADED end
+    elseif now >= tonumber(t[5]) then refusal = ENDED end
     if (per_day > 0 or total_day > 0) and (now < day_start or now >= day_end) then
       status, i = 2, i + count
     else
@@ -139,6 +138,7 @@ for g = 1, templates do
             end
           end
           if not outcome and total_day > 0 and today >= total_day then outcome = DAILY_LIMIT_REACHED end
+          if not outcome and full then outcome = OVERLOADED end
           if not outcome then
             if run == 0 or nxt ~= run_first + run then
               if run > 0 then payload[run_at] = id .. pack('>I5I2', run_first, run) end

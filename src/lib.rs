@@ -9,11 +9,13 @@
 //! - [`redis`], [`pg`]: the only code that speaks to each store
 //! - [`admission`]: may this request spend anything at all?
 //! - [`claim`]: lanes, batches, and the engine that decides
-//! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`grant`]: accepted claims on their way to disk
 //! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
+//! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
+//! - [`demo`]: private servers, and the embedded default
+//! - [`cli`]: the command line, one file a command
 
 pub mod admission;
 pub mod app;
@@ -21,6 +23,7 @@ pub mod catalog;
 pub mod claim;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod gateway;
 pub mod grant;
