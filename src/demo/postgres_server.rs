@@ -24,6 +24,7 @@ const READY_MAX: Duration = Duration::from_secs(180);
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// In the data folder, where the data live elsewhere: their folder's path.
 const POINTER: &str = "data-is-in";
+const ELSEWHERE: &str = "/var/lib/floodgate-demo-";
 
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
@@ -53,9 +54,9 @@ impl PostgresServer {
     /// the role and the database `floodgate` are there.
     pub async fn start(folder: &Path, options: &PostgresOptions) -> Result<PostgresServer, String> {
         let folder = place::private_folder(folder)?;
-        let lock = FamilyLock::take(&folder.join("lock")).await?;
         let user = if place::is_root() { Some(place::unprivileged()?) } else { None };
         let home = home(&folder, user)?;
+        let lock = FamilyLock::take(&home.join("lock")).await?;
         let sockets = place::socket_folder(&home, user)?;
         let data = home.join("data");
         let bin = binaries(fs::read_to_string(data.join("PG_VERSION")).ok())?;
@@ -185,8 +186,19 @@ impl Drop for PostgresServer {
 
 /// Removes what a server on this folder has put elsewhere. For `--reset`.
 pub fn forget(folder: &Path) -> Result<(), String> {
-    let Ok(home) = fs::read_to_string(folder.join(POINTER)) else { return Ok(()) };
-    place::remove_folder(Path::new(home.trim()))
+    match pointed_to(folder) {
+        Some(home) => place::remove_folder(&home),
+        None => Ok(()),
+    }
+}
+
+/// Where the folder says that its data are. A folder that was moved still finds them.
+fn pointed_to(folder: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(folder.join(POINTER)).ok()?;
+    let named = text.trim().strip_prefix(ELSEWHERE)?;
+    // Nothing but a name of ours: what stands here may be deleted.
+    let ours = !named.is_empty() && named.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ours.then(|| PathBuf::from(text.trim()))
 }
 
 /// The folder whose `data` is the server's: `folder`, or one that the server's user can reach.
@@ -197,14 +209,18 @@ fn home(folder: &Path, user: Option<RunAs>) -> Result<PathBuf, String> {
         return Ok(folder.to_owned());
     }
     let pointer = folder.join(POINTER);
-    let home = PathBuf::from(format!("/var/lib/floodgate-demo-{}", place::stable_name(folder)));
-    if !pointer.exists() {
-        // What is there belongs to a data folder of this name that has been deleted.
-        place::remove_folder(&home)?;
-        place::private_folder(&home)?;
-        fs::write(&pointer, format!("{}\n", home.display()))
-            .map_err(|error| format!("cannot write {}: {error}", pointer.display()))?;
-    }
+    let home = match pointed_to(folder) {
+        Some(home) => home,
+        None => {
+            let home = PathBuf::from(format!("{ELSEWHERE}{}", place::stable_name(folder)));
+            // What is there belongs to a data folder of this name that has been deleted.
+            place::remove_folder(&home)?;
+            place::private_folder(&home)?;
+            fs::write(&pointer, format!("{}\n", home.display()))
+                .map_err(|error| format!("cannot write {}: {error}", pointer.display()))?;
+            home
+        }
+    };
     place::private_folder(&home)?;
     place::give(&home, Some(user))?;
     Ok(home)
