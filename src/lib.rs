@@ -8,6 +8,7 @@
 //! - [`config`], [`limits`], [`clock`], [`hashing`], [`telemetry`]: what everything stands on
 //! - [`redis`], [`pg`]: the only code that speaks to each store
 //! - [`admission`]: may this request spend anything at all?
+//! - [`claim`]: lanes, batches, and the engine that decides
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`]: what a process shares
@@ -17,6 +18,7 @@
 pub mod admission;
 pub mod app;
 pub mod catalog;
+pub mod claim;
 pub mod cli;
 pub mod clock;
 pub mod config;
