@@ -21,6 +21,7 @@ pub mod admission;
 pub mod app;
 pub mod catalog;
 pub mod claim;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
