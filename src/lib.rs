@@ -11,12 +11,14 @@
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`]: what a process shares
+//! - [`demo`]: private servers, and the embedded default
 
 pub mod admission;
 pub mod app;
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod hashing;
 pub mod http;
