@@ -5,10 +5,11 @@
 
 pub mod claims;
 pub mod operations;
+pub mod wallet;
 
 use super::route::Route;
 
 /// Every route of this build.
 pub fn routes() -> Vec<Route> {
-    [claims::routes(), operations::routes()].into_iter().flatten().collect()
+    [claims::routes(), wallet::routes(), operations::routes()].into_iter().flatten().collect()
 }

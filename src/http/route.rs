@@ -195,10 +195,18 @@ impl Request {
         super::body::parse_json(&self.body)
     }
 
+    /// A query parameter's first value; empty counts as absent.
+    pub fn query_value(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
     /// The page asked for: `limit` (1 to 100, 20 unless told) and `cursor`.
     pub fn page(&self) -> Result<(usize, Option<&str>), Problem> {
-        let find = |name: &str| self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let limit = match find("limit") {
+        let limit = match self.query_value("limit") {
             None => PAGE_DEFAULT,
             Some(text) => text
                 .parse()
@@ -206,7 +214,7 @@ impl Request {
                 .filter(|limit| (1..=PAGE_MAX).contains(limit))
                 .ok_or_else(|| Problem::new("invalid_request", format!("limit must be 1 to {PAGE_MAX}")))?,
         };
-        Ok((limit, find("cursor").filter(|cursor| !cursor.is_empty())))
+        Ok((limit, self.query_value("cursor")))
     }
 }
 
