@@ -9,6 +9,7 @@
 //! - [`redis`], [`pg`]: the only code that speaks to each store
 //! - [`admission`]: may this request spend anything at all?
 //! - [`catalog`]: templates, stock, keys, blacklist
+//! - [`grant`]: accepted claims on their way to disk
 //! - [`http`]: the front door
 //! - [`app`]: what a process shares
 
@@ -18,6 +19,7 @@ pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod grant;
 pub mod hashing;
 pub mod http;
 pub mod limits;
