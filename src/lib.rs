@@ -12,12 +12,16 @@
 //! - [`grant`]: accepted claims on their way to disk
 //! - [`http`]: the front door
 //! - [`app`]: what a process shares
+//! - [`demo`]: private servers, and the embedded default
+//! - [`cli`]: the command line
 
 pub mod admission;
 pub mod app;
 pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod grant;
 pub mod hashing;
