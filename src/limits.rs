@@ -100,3 +100,30 @@ pub const CLOCK_CARE_MS: i64 = 100;
 
 /// Hours for which an administrative write's answer is kept under its `Idempotency-Key`.
 pub const IDEMPOTENCY_HOURS: i32 = 24;
+
+/// Usage rules of a template, and bytes of them in all: they travel with every snapshot.
+pub const USAGE_RULES_MAX: usize = 50;
+pub const USAGE_RULES_BYTES_MAX: usize = 64 * 1024;
+
+/// Levels, tags or channels that an audience may list.
+pub const AUDIENCE_WORDS_MAX: usize = 100;
+
+/// Characters of an issuer's id, a gift's id or name, a key's name.
+pub const ID_MAX: usize = 64;
+pub const ITEM_NAME_MAX: usize = 200;
+pub const KEY_NAME_MAX: usize = 100;
+
+/// Characters of a reason that an operator gives.
+pub const REASON_MAX: usize = 500;
+
+/// Blacklist entries in force at once: at about 150 bytes each, 30 MB in every gateway.
+pub const BLACKLIST_MAX: i64 = 200_000;
+
+/// API keys that a process remembers, known or not.
+pub const API_KEYS_CACHE_MAX: usize = 4_096;
+
+/// Templates that one round of a catalog worker brings to Redis, marks or frees.
+pub const SYNC_TEMPLATES_MAX: i64 = 200;
+
+/// Rows that one step of a clean-up deletes.
+pub const SWEEP_ROWS_MAX: i64 = 1_000;
