@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::catalog::api_keys::ApiKeys;
 use crate::catalog::snapshot::SharedSnapshot;
 use crate::config::Config;
 use crate::domain::code::CodeKey;
@@ -23,6 +24,7 @@ pub struct App {
     pub cell: CellId,
     pub keys: CellKeys,
     pub snapshot: SharedSnapshot,
+    pub api_keys: ApiKeys,
 }
 
 // === impl App ===
@@ -32,8 +34,10 @@ impl App {
     pub fn new(config: Config, users: UserCodec) -> Result<Arc<App>, String> {
         let cell = CellId(0);
         let code_key = config.code_key();
+        let pg = Pg::new(&config.postgres)?;
         Ok(Arc::new(App {
-            pg: Pg::new(&config.postgres)?,
+            api_keys: ApiKeys::new(pg.clone()),
+            pg,
             redis: Redis::new(&config.redis)?,
             hashing: Hashing::new(&code_key),
             users,
