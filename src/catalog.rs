@@ -8,7 +8,7 @@
 //! - [`store`]: templates in PostgreSQL, and whose they are
 //! - [`lifecycle`]: from draft to publication and its end
 //! - [`publish`](mod@publish): Redis brought to a template's revision, and read back
-//! - [`worker`]: what happens to templates by itself
+//! - [`workers`]: what happens to templates by itself
 //! - [`snapshot`], [`poller`]: what gateways hold in memory, and how it stays close to PostgreSQL
 //! - [`idempotency`]: every administrative write, done once
 //! - [`api_keys`], [`blacklist`]: who may administer, and who may not claim
@@ -21,4 +21,4 @@ pub mod poller;
 pub mod publish;
 pub mod snapshot;
 pub mod store;
-pub mod worker;
+pub mod workers;

@@ -2,7 +2,7 @@
 //!
 //! [`bring`] may be called by anyone, any number of times, at the same time: the script takes
 //! newer revisions only, and ranges that it does not have. Requests call it once after their
-//! commit; [`worker`](super::worker) repeats it until both stores agree.
+//! commit; [`workers`](super::workers) repeats it until both stores agree.
 
 use std::fmt;
 

@@ -1,15 +1,32 @@
-//! One thin function a call: read the request, let a module do the work, give the reply.
+//! Handlers, one file an area, and the list of all routes.
 //!
-//! Each file lists its routes with their roles; the router and the OpenAPI document are made of them.
+//! A handler reads the request, calls the module that does the work, and returns what it gave. An
+//! endpoint that is not built is absent from this list, and so from router and OpenAPI.
 
 pub mod admin_blacklist;
 pub mod admin_keys;
 pub mod admin_templates;
+pub mod claims;
+pub mod operations;
 
 use serde_json::{Value, json};
 
 use super::problem::{FieldError, Problem};
-use super::route::Request;
+use super::route::{Request, Route};
+
+/// Every route of this build.
+pub fn routes() -> Vec<Route> {
+    [
+        claims::routes(),
+        admin_templates::routes(),
+        admin_keys::routes(),
+        admin_blacklist::routes(),
+        operations::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
 
 /// A page of a list.
 fn page(items: Vec<Value>, next: Option<impl ToString>) -> Value {

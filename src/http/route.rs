@@ -14,6 +14,7 @@ use hyper::{HeaderMap, Method};
 use serde_json::Value;
 
 use super::problem::Problem;
+use crate::admission::identity::Shopper;
 use crate::app::App;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 
@@ -68,6 +69,8 @@ pub struct Request {
     pub body: Bytes,
     /// Set on routes with [`Access::Roles`].
     pub caller: Option<Caller>,
+    /// Set on routes with [`Access::Shopper`].
+    pub shopper: Option<Arc<(Shopper, u64)>>,
     /// The client's address, behind trusted proxies.
     pub ip: IpAddr,
     pub request_id: String,
@@ -83,6 +86,8 @@ pub enum Reply {
     NoContent,
     /// A body that is not JSON: content type and bytes.
     Raw(&'static str, Bytes),
+    /// JSON, because the process is not ready.
+    NotReady(Value),
 }
 
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Reply, Problem>> + Send>>;
@@ -102,10 +107,35 @@ pub struct Route {
     pub body: &'static str,
     /// Name of the answer's schema; empty: no content, or not JSON.
     pub answer: &'static str,
+    /// Query parameters: name, and JSON schema.
+    pub query: &'static [(&'static str, &'static str)],
     /// Codes of `problem` that are particular to this call.
     pub problems: &'static [&'static str],
+    /// Whether success is 201.
+    pub creates: bool,
     /// Whether it is a write that takes an `Idempotency-Key`.
     pub idempotent_by_key: bool,
+}
+
+/// The query parameters of a list.
+pub const PAGE_QUERY: &[(&str, &str)] =
+    &[("cursor", r#"{"type":"string"}"#), ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#)];
+
+// === impl Route ===
+
+impl Route {
+    /// The statuses of success, for the document.
+    pub fn statuses(&self) -> &'static [u16] {
+        match (&self.method, self.answer) {
+            (_, "ClaimAnswer") => &[200, 201],
+            (_, "ClaimBatchAnswer") => &[200],
+            (_, "Health") if self.path == "/readyz" => &[200, 503],
+            (method, "") if *method == Method::GET => &[200],
+            (_, "") => &[204],
+            (method, _) if *method == Method::POST && self.creates => &[201],
+            _ => &[200],
+        }
+    }
 }
 
 // === impl Role ===
@@ -149,6 +179,11 @@ impl Request {
     /// The key that calls. Only on routes with [`Access::Roles`], where the router has set it.
     pub fn caller(&self) -> &Caller {
         self.caller.as_ref().expect("the router sets the caller before it calls the handler")
+    }
+
+    /// The shopper that asks. Only on routes with [`Access::Shopper`], where the router has set it.
+    pub fn shopper(&self) -> &Shopper {
+        &self.shopper.as_ref().expect("the router sets the shopper before it calls the handler").0
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

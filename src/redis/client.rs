@@ -9,7 +9,7 @@ use std::time::Duration;
 use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisResult, Value};
 
 use super::fault::Fault;
 use super::scripts::Script;
@@ -83,7 +83,7 @@ impl Redis {
     /// One plain command on a pooled connection, for `doctor` and reconciliation.
     pub async fn command(&self, cmd: &Cmd) -> Result<Value, Fault> {
         let mut connection = self.pool.get().await.map_err(Fault::connect)?;
-        connection.send_packed_command(cmd).await.map_err(|error| Fault::of(&error))
+        send(&mut connection, cmd).await.map_err(|error| Fault::of(&error))
     }
 
     /// Connections of the pool in use and in all, for the metrics.
@@ -104,18 +104,23 @@ impl Link {
 
 /// EVALSHA; where Redis has lost its script cache (certainly not executed), load and once more.
 async fn call_on(connection: &mut MultiplexedConnection, call: &Call) -> Result<Value, Fault> {
-    match connection.send_packed_command(&call.cmd).await {
+    match send(connection, &call.cmd).await {
         Ok(value) => Ok(value),
         Err(error) if Fault::is_noscript(&error) => {
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(call.script.source());
             let not_run =
                 |error: redis::RedisError| Fault { executed: super::fault::Executed::No, ..Fault::of(&error) };
-            connection.send_packed_command(&load).await.map_err(not_run)?;
-            connection.send_packed_command(&call.cmd).await.map_err(|error| Fault::of(&error))
+            send(connection, &load).await.map_err(not_run)?;
+            send(connection, &call.cmd).await.map_err(|error| Fault::of(&error))
         }
         Err(error) => Err(Fault::of(&error)),
     }
+}
+
+/// One command. The client hands an error reply over as a value among others: here it is an error.
+async fn send(connection: &mut MultiplexedConnection, cmd: &Cmd) -> RedisResult<Value> {
+    connection.send_packed_command(cmd).await?.extract_error()
 }
 
 // === impl Call ===

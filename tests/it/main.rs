@@ -1,3 +1,5 @@
 //! Tests against real servers: one binary, a file per area.
 
 mod demo;
+mod support;
+mod table;
