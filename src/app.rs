@@ -116,8 +116,9 @@ impl App {
     pub fn report(&self) {
         let snapshot = self.snapshot.load();
         metrics().snapshot_templates.set(snapshot.templates.len() as f64);
-        if snapshot.checked_at > 0 {
-            metrics().snapshot_age_seconds.set((now_ms() - snapshot.checked_at) as f64 / 1000.0);
+        let checked_at = snapshot.checked_at.load(Ordering::Relaxed);
+        if checked_at > 0 {
+            metrics().snapshot_age_seconds.set((now_ms() - checked_at) as f64 / 1000.0);
         }
         metrics().postgres_pool_busy.set(f64::from(self.pg.pool_status().0));
         metrics().redis_pool_busy.set(self.redis.pool_status().0 as f64);

@@ -13,6 +13,29 @@ pub const FLUSH_ROWS_MAX: usize = 100_000;
 /// Entries that one call of the read script returns: bounded by rows too, but an entry may hold one.
 pub const FLUSH_ENTRIES_MAX: usize = 2_000;
 
+/// Templates whose validity the flusher remembers: about 100 bytes each.
+pub const TERMS_TEMPLATES_MAX: usize = 10_000;
+
+/// On a stop, the flusher goes on for at most this long to store what is still on the queue.
+pub const FLUSH_STOP_MS: u64 = 10_000;
+
+/// Time between two attempts to become the flusher of a cell.
+pub const FLUSHER_LOCK_PAUSE_MS: u64 = 500;
+
+/// The longest pause between two attempts to open a cell that failed after its epoch was raised:
+/// 65,535 epochs last 45 days at that pace.
+pub const OPEN_PAUSE_MAX_MS: u64 = 60_000;
+const _: () = assert!(OPEN_PAUSE_MS < OPEN_PAUSE_MAX_MS);
+
+/// Claims of ack level `postgres` that wait for their row in one process: about 100 bytes each.
+pub const ACK_WAITERS_MAX: usize = 65_536;
+
+/// Time between two looks at the watermark while somebody waits for it.
+pub const ACK_POLL_MS: u64 = 3;
+
+/// Marks of templates that one call of the trim script may clear: Lua's `unpack` takes 7,999.
+pub const TRIM_MARKS_MAX: usize = 4_000;
+
 /// Rows in one call of the reapply script.
 pub const REAPPLY_ROWS_MAX: usize = 1_000;
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Row};
 use super::snapshot::{Blacklist, LiveTemplate, Snapshot};
 use super::store::{read_definition, read_status};
 use crate::app::App;
+use crate::clock::now_ms;
 use crate::config::ms;
 use crate::domain::ids::TemplateId;
 use crate::domain::user::UserRef;
@@ -35,6 +36,7 @@ pub async fn load_once(app: &App) -> Result<(), PgFault> {
 
     let old = app.snapshot.load_full();
     if (old.templates_version, old.blacklist_version) == (templates, blacklist) {
+        old.checked_at.store(now_ms(), Ordering::Relaxed);
         return Ok(());
     }
     let mut new = Snapshot {
@@ -42,6 +44,7 @@ pub async fn load_once(app: &App) -> Result<(), PgFault> {
         blacklist: old.blacklist.clone(),
         templates_version: templates,
         blacklist_version: blacklist,
+        checked_at: AtomicI64::new(now_ms()),
     };
     if old.templates_version != templates {
         load_templates(&client, &old, &mut new).await?;
@@ -49,7 +52,6 @@ pub async fn load_once(app: &App) -> Result<(), PgFault> {
     if old.blacklist_version != blacklist {
         new.blacklist = load_blacklist(&client).await?;
     }
-    metrics().snapshot_templates.set(new.templates.len() as f64);
     app.snapshot.store(Arc::new(new));
     Ok(())
 }
@@ -57,12 +59,10 @@ pub async fn load_once(app: &App) -> Result<(), PgFault> {
 /// Repeats [`load_once`] for as long as the process lives.
 pub async fn run(app: Arc<App>) {
     let pause = ms(app.config.worker.snapshot_poll_ms);
-    let mut compared = Instant::now();
     let mut failing = false;
     loop {
         match load_once(&app).await {
             Ok(()) => {
-                compared = Instant::now();
                 if std::mem::take(&mut failing) {
                     tracing::info!("the snapshot is compared with PostgreSQL again");
                 }
@@ -74,7 +74,6 @@ pub async fn run(app: Arc<App>) {
                 }
             }
         }
-        metrics().snapshot_age_seconds.set(compared.elapsed().as_secs_f64());
         tokio::time::sleep(pause).await;
     }
 }

@@ -40,6 +40,11 @@ struct Trouble {
     last: Option<String>,
 }
 
+/// All of it, for as long as the process lives.
+pub async fn run(app: Arc<App>) {
+    tokio::join!(sync_worker(app.clone()), life_worker(app));
+}
+
 /// Brings Redis to every template whose revision it is not known to hold. Never returns.
 pub async fn sync_worker(app: Arc<App>) {
     let mut trouble = Trouble { what: "templates cannot be brought to Redis", last: None };
