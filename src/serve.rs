@@ -52,8 +52,8 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
         listener::probe(config.public.listen)?;
     }
     listener::probe(config.internal.listen)?;
-    api_keys::ensure_admin_key(&app.pg, config).await?;
-    poller::load_once(&app).await?;
+    api_keys::ensure_admin_key(&app.pg, config).await.map_err(|fault| fault.to_string())?;
+    poller::load_once(&app).await.map_err(|fault| fault.to_string())?;
 
     let router = Arc::new(Router::new());
     let (stop_listening, listening) = watch::channel(false);

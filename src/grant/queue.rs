@@ -68,8 +68,11 @@ pub async fn trim(
     timeout: Duration,
 ) -> Result<(), Fault> {
     let keep = EntryId::new(watermark.epoch, watermark.seq + 1);
-    let (first, rest) = templates.split_at(templates.len().min(limits::TRIM_MARKS_MAX));
-    for marks in std::iter::once(first).chain(rest.chunks(limits::TRIM_MARKS_MAX)) {
+    // A list without templates is trimmed too: it held set-aside entries alone.
+    let first = &templates[..templates.len().min(limits::TRIM_MARKS_MAX)];
+    let mut pages = vec![first];
+    pages.extend(templates[first.len()..].chunks(limits::TRIM_MARKS_MAX));
+    for marks in pages {
         let mut call = Call::new(Script::QueueTrim, [keys.meta(), keys.queue()].into_iter());
         identity.put(&mut call);
         call.arg(watermark.epoch).arg(watermark.seq).arg(keep.to_string());

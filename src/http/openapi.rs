@@ -134,7 +134,7 @@ fn parameters(route: &Route) -> Vec<Value> {
 
 fn responses(route: &Route) -> Value {
     let mut responses = Map::new();
-    for status in route.statuses() {
+    for status in route.statuses {
         responses.insert(status.to_string(), success(route));
     }
     let general: &[&str] = match route.access {

@@ -111,8 +111,8 @@ pub struct Route {
     pub query: &'static [(&'static str, &'static str)],
     /// Codes of `problem` that are particular to this call.
     pub problems: &'static [&'static str],
-    /// Whether success is 201.
-    pub creates: bool,
+    /// Statuses of success, for the document.
+    pub statuses: &'static [u16],
     /// Whether it is a write that takes an `Idempotency-Key`.
     pub idempotent_by_key: bool,
 }
@@ -120,23 +120,6 @@ pub struct Route {
 /// The query parameters of a list.
 pub const PAGE_QUERY: &[(&str, &str)] =
     &[("cursor", r#"{"type":"string"}"#), ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#)];
-
-// === impl Route ===
-
-impl Route {
-    /// The statuses of success, for the document.
-    pub fn statuses(&self) -> &'static [u16] {
-        match (&self.method, self.answer) {
-            (_, "ClaimAnswer") => &[200, 201],
-            (_, "ClaimBatchAnswer") => &[200],
-            (_, "Health") if self.path == "/readyz" => &[200, 503],
-            (method, "") if *method == Method::GET => &[200],
-            (_, "") => &[204],
-            (method, _) if *method == Method::POST && self.creates => &[201],
-            _ => &[200],
-        }
-    }
-}
 
 // === impl Role ===
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::query_word;
 use crate::admission::client;
 use crate::app::App;
 use crate::domain::ids::TemplateId;
@@ -38,7 +39,7 @@ pub fn routes() -> Vec<Route> {
         answer,
         query,
         problems,
-        creates: false,
+        statuses: &[200],
         idempotent_by_key: false,
     };
     vec![
@@ -65,16 +66,10 @@ pub fn routes() -> Vec<Route> {
 
 async fn page(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let (limit, cursor) = request.page()?;
-    let status = match request.query_value("status") {
-        None => None,
-        Some(text) => Some(CouponStatus::parse(text).ok_or_else(|| {
-            let known: Vec<_> = CouponStatus::ALL.iter().map(|status| status.word()).collect();
-            Problem::of(ClaimOutcome::InvalidRequest, format!("status is one of {}", known.join(", ")))
-        })?),
-    };
+    let status = query_word(&request, "status", CouponStatus::parse)?;
     let (coupons, next) = wallet::page(&app, &request.shopper().user, status, limit, cursor).await?;
     let items: Vec<Value> = coupons.iter().map(|coupon| coupon.to_json(&app)).collect();
-    Ok(Reply::Ok(json!({"items": items, "next_cursor": next})))
+    Ok(Reply::Ok(super::page(items, next)))
 }
 
 async fn one(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
@@ -86,7 +81,7 @@ async fn templates(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let (limit, cursor) = request.page()?;
     let viewer = viewer(&request)?;
     let (items, next) = center::page(&app, &viewer, limit, cursor).await?;
-    Ok(Reply::Ok(json!({"items": items, "next_cursor": next})))
+    Ok(Reply::Ok(super::page(items, next)))
 }
 
 async fn template(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
