@@ -27,7 +27,7 @@ fn serials(claimed: &[Claimed]) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_cell_opens_and_every_grant_is_stored_once() {
-    let mut world = World::new("fresh").await;
+    let world = World::new("fresh").await;
     world.template(1000, false).await;
     let flusher = world.flusher();
     world.opened(1).await;
@@ -50,7 +50,7 @@ async fn a_new_cell_opens_and_every_grant_is_stored_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_flushers_one_works_and_the_other_takes_over() {
-    let mut world = World::new("two").await;
+    let world = World::new("two").await;
     world.template(1000, false).await;
     let first = world.flusher();
     world.opened(1).await;
@@ -69,7 +69,7 @@ async fn of_two_flushers_one_works_and_the_other_takes_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zombie_writes_nothing() {
-    let mut world = World::new("zombie").await;
+    let world = World::new("zombie").await;
     world.template(1000, false).await;
     let flusher = world.flusher();
     world.opened(1).await;
@@ -246,7 +246,7 @@ async fn a_diverged_redis_is_refused_and_what_it_alone_knew_is_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_rows_are_set_aside_and_their_neighbours_pass() {
-    let mut world = World::new("poison").await;
+    let world = World::new("poison").await;
     world.template(100, false).await;
     let flusher = world.flusher();
     world.opened(1).await;
@@ -294,7 +294,7 @@ async fn bad_rows_are_set_aside_and_their_neighbours_pass() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_grants_again_are_repeats() {
-    let mut world = World::new("repeats").await;
+    let world = World::new("repeats").await;
     world.template(100, false).await;
     let flusher = world.flusher();
     world.opened(1).await;
@@ -325,7 +325,7 @@ async fn the_same_grants_again_are_repeats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_entries_halt_the_flusher() {
-    let mut world = World::new("gap").await;
+    let world = World::new("gap").await;
     world.template(100, false).await;
     let flusher = world.flusher();
     world.opened(1).await;
@@ -384,7 +384,7 @@ async fn a_commit_whose_answer_is_lost_counts_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_stores_what_is_on_the_queue() {
-    let mut world = World::new("stop").await;
+    let world = World::new("stop").await;
     world.template(100_000, false).await;
     let flusher = world.flusher();
     world.opened(1).await;
@@ -408,7 +408,9 @@ async fn freed_templates_are_tombstones_and_quotas_come_back() {
     assert_eq!(quota_before.len(), 4, "one stamp");
     world.claim(freed, &users(3..=3)).await;
     world.flushed(world.meta().await.last).await;
-    world.sql(&format!("UPDATE coupon_templates SET freed_at = now(), revision = revision + 1 WHERE id = {freed}")).await;
+    world
+        .sql(&format!("UPDATE coupon_templates SET freed_at = now(), revision = revision + 1 WHERE id = {freed}"))
+        .await;
     world.kill_redis();
     world.empty_redis();
     world.start_redis().await;

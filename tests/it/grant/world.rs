@@ -175,17 +175,14 @@ impl World {
                      VALUES ('k', 'admin', 'platform', decode(md5(random()::text), 'hex')) RETURNING id)
                  INSERT INTO coupon_templates (issuer, issuer_id, name, status, definition, starts_at, ends_at,
                      author_key_id, editor_key_ids)
-                 SELECT 'platform', '', $1 ->> 'name', 'published', $1, '2020-01-01', '2100-01-01', id, ARRAY[id]
+                 SELECT 'platform', '', $1::jsonb ->> 'name', 'published', $1::jsonb, '2020-01-01', '2100-01-01', id, ARRAY[id]
                  FROM k RETURNING id",
                 &[&definition],
             )
             .await
             .unwrap();
         let id: i32 = row.get(0);
-        client
-            .execute("INSERT INTO stock_ranges VALUES ($1, 1, $2, 0)", &[&id, &stock])
-            .await
-            .unwrap();
+        client.execute("INSERT INTO stock_ranges VALUES ($1, 1, $2, 0)", &[&id, &stock]).await.unwrap();
         TemplateId(id as u32)
     }
 
