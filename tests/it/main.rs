@@ -1,6 +1,7 @@
 //! Tests against real servers: one binary, a file per area.
 
 mod demo;
+mod histories;
 mod scripts;
 mod support;
 mod table;
