@@ -2,5 +2,7 @@
 
 mod demo;
 mod grant;
+mod histories;
+mod scripts;
 mod support;
 mod table;
