@@ -1,3 +1,4 @@
 //! Tests against real servers: one binary, a file per area.
 
 mod demo;
+mod demo_process;
