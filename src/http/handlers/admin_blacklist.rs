@@ -16,8 +16,15 @@ use crate::http::route::{Access, Door, Reply, Request, Role, Route};
 const WRITERS: Access = Access::Roles(&[Role::Operator]);
 const READERS: Access = Access::Roles(&[Role::Operator, Role::Support]);
 
+/// What a list may be asked for.
+const LIST_QUERY: &[(&str, &str)] = &[
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
+    ("cursor", r#"{"type":"string"}"#),
+    ("kind", r#"{"type":"string","enum":["user","ip","device"]}"#),
+];
+
 pub fn routes() -> Vec<Route> {
-    let route = |method, path, access, handler, summary, body, answer, problems, idempotent_by_key| Route {
+    let route = |method, path, access, handler, summary, body: &'static str, answer, problems, idempotent_by_key| Route {
         method,
         path,
         door: Door::Internal,
@@ -26,7 +33,9 @@ pub fn routes() -> Vec<Route> {
         summary,
         body,
         answer,
+        query: if idempotent_by_key { &[] } else { LIST_QUERY },
         problems,
+        creates: !body.is_empty(),
         idempotent_by_key,
     };
     vec![
@@ -38,7 +47,7 @@ pub fn routes() -> Vec<Route> {
             "Block a user, an address or network, or a device; or change why and how long",
             "BlacklistEntry",
             "BlacklistRecord",
-            &["conflict"],
+            &["conflict", "idempotency_mismatch"],
             true,
         ),
         route(
@@ -60,7 +69,7 @@ pub fn routes() -> Vec<Route> {
             "Take an entry off the blacklist",
             "",
             "",
-            &["not_found"],
+            &["not_found", "idempotency_mismatch"],
             true,
         ),
     ]

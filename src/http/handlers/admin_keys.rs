@@ -16,8 +16,14 @@ use crate::http::route::{Access, Door, Reply, Request, Route};
 /// No role but `admin`, which every route admits.
 const ADMINS: Access = Access::Roles(&[]);
 
+/// What a list may be asked for.
+const LIST_QUERY: &[(&str, &str)] = &[
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
+    ("cursor", r#"{"type":"string"}"#),
+];
+
 pub fn routes() -> Vec<Route> {
-    let route = |method, path, handler, summary, body, answer, problems, idempotent_by_key| Route {
+    let route = |method, path, handler, summary, body: &'static str, answer, problems, idempotent_by_key| Route {
         method,
         path,
         door: Door::Internal,
@@ -26,7 +32,9 @@ pub fn routes() -> Vec<Route> {
         summary,
         body,
         answer,
+        query: if idempotent_by_key { &[] } else { LIST_QUERY },
         problems,
+        creates: !body.is_empty(),
         idempotent_by_key,
     };
     vec![
@@ -37,7 +45,7 @@ pub fn routes() -> Vec<Route> {
             "Make an API key; the key is shown in this answer only",
             "ApiKey",
             "ApiKeyShown",
-            &[],
+            &["idempotency_mismatch"],
             true,
         ),
         route(
@@ -57,7 +65,7 @@ pub fn routes() -> Vec<Route> {
             "Revoke an API key, within a second and for good",
             "",
             "",
-            &["not_found"],
+            &["not_found", "idempotency_mismatch"],
             true,
         ),
     ]

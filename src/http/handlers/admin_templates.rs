@@ -27,8 +27,18 @@ const COLLECTION: &str = "/v1/admin/templates";
 const ITEM: &str = "/v1/admin/templates/{id}";
 const STOCK: &str = "/v1/admin/templates/{id}/stock";
 
+/// What a list may be asked for.
+const LIST_QUERY: &[(&str, &str)] = &[
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
+    ("cursor", r#"{"type":"string"}"#),
+    (
+        "status",
+        r#"{"type":"string","enum":["draft","pending_approval","approved","published","paused","stopped","finished"]}"#,
+    ),
+];
+
 pub fn routes() -> Vec<Route> {
-    let read = |path, handler, summary, answer, problems| Route {
+    let read = |path, handler, summary, answer, query, problems| Route {
         method: Method::GET,
         path,
         door: Door::Internal,
@@ -37,10 +47,12 @@ pub fn routes() -> Vec<Route> {
         summary,
         body: "",
         answer,
+        query,
         problems,
+        creates: false,
         idempotent_by_key: false,
     };
-    let write = |method, path, access, handler, summary, body, answer, problems| Route {
+    let write = |method, path: &'static str, access, handler, summary, body, answer, problems| Route {
         method,
         path,
         door: Door::Internal,
@@ -49,7 +61,9 @@ pub fn routes() -> Vec<Route> {
         summary,
         body,
         answer,
+        query: &[],
         problems,
+        creates: path == COLLECTION,
         idempotent_by_key: true,
     };
     let step = |path, access, handler: Handler, summary, body, problems| {
@@ -64,10 +78,10 @@ pub fn routes() -> Vec<Route> {
             "Make a draft",
             "Template",
             "TemplateRecord",
-            &["name_taken"],
+            &["name_taken", "idempotency_mismatch"],
         ),
-        read(COLLECTION, handler!(list), "List templates by id, perhaps of one status", "TemplateList", &[]),
-        read(ITEM, handler!(get), "Read a template", "TemplateRecord", &["template_not_found"]),
+        read(COLLECTION, handler!(list), "List templates by id, perhaps of one status", "TemplateList", LIST_QUERY, &[]),
+        read(ITEM, handler!(get), "Read a template", "TemplateRecord", &[], &["template_not_found"]),
         write(
             Method::PATCH,
             ITEM,
@@ -76,7 +90,7 @@ pub fn routes() -> Vec<Route> {
             "Change a draft, or name, description and a later end of a published template (JSON merge patch, If-Match)",
             "TemplatePatch",
             "TemplateRecord",
-            &["template_not_found", "precondition_required", "precondition_failed", "conflict", "name_taken"],
+            &["template_not_found", "precondition_required", "precondition_failed", "idempotency_mismatch", "conflict", "name_taken"],
         ),
         write(
             Method::DELETE,
@@ -86,7 +100,7 @@ pub fn routes() -> Vec<Route> {
             "Delete a draft",
             "",
             "",
-            &["template_not_found", "precondition_failed", "conflict"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict"],
         ),
         step(
             "/v1/admin/templates/{id}/submit",
@@ -94,7 +108,7 @@ pub fn routes() -> Vec<Route> {
             handler!(submit),
             "Submit a draft for approval",
             "",
-            &["template_not_found", "precondition_failed", "conflict"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict"],
         ),
         step(
             "/v1/admin/templates/{id}/approve",
@@ -102,7 +116,7 @@ pub fn routes() -> Vec<Route> {
             handler!(approve),
             "Approve, by a key that wrote none of it",
             "",
-            &["template_not_found", "precondition_failed", "conflict", "four_eyes"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "four_eyes"],
         ),
         step(
             "/v1/admin/templates/{id}/reject",
@@ -110,7 +124,7 @@ pub fn routes() -> Vec<Route> {
             handler!(reject),
             "Send back to draft, with a reason",
             "Reason",
-            &["template_not_found", "precondition_failed", "conflict"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict"],
         ),
         step(
             "/v1/admin/templates/{id}/publish",
@@ -118,7 +132,7 @@ pub fn routes() -> Vec<Route> {
             handler!(publish),
             "Publish: answered when Redis has it and it was read back",
             "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
         ),
         step(
             "/v1/admin/templates/{id}/pause",
@@ -126,7 +140,7 @@ pub fn routes() -> Vec<Route> {
             handler!(pause),
             "Pause claiming",
             "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
         ),
         step(
             "/v1/admin/templates/{id}/resume",
@@ -134,7 +148,7 @@ pub fn routes() -> Vec<Route> {
             handler!(resume),
             "Resume claiming",
             "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
         ),
         step(
             "/v1/admin/templates/{id}/stop",
@@ -142,7 +156,7 @@ pub fn routes() -> Vec<Route> {
             handler!(stop),
             "Stop claiming for good",
             "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
         ),
         step(
             STOCK,
@@ -150,7 +164,7 @@ pub fn routes() -> Vec<Route> {
             handler!(add_stock),
             "Add coupons",
             "StockAddition",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
         ),
     ]
 }
