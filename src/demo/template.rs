@@ -55,6 +55,8 @@ async fn find(app: &App) -> Result<Option<TemplateId>, PgFault> {
 }
 
 async fn make(app: &App) -> Result<TemplateId, Problem> {
+    // The service makes it too, at the same moment.
+    api_keys::ensure_admin_key(&app.pg, &app.config).await?;
     let approver = app.api_keys.authenticate(app.config.auth.admin_key.expose()).await?;
     let mut client = app.pg.get().await?;
     let tx = client.transaction().await.map_err(PgFault::from)?;
