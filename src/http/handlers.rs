@@ -16,16 +16,10 @@ use super::route::{Request, Route};
 
 /// Every route of this build.
 pub fn routes() -> Vec<Route> {
-    [
-        claims::routes(),
-        admin_templates::routes(),
-        admin_keys::routes(),
-        admin_blacklist::routes(),
-        operations::routes(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    [claims::routes(), admin_templates::routes(), admin_keys::routes(), admin_blacklist::routes(), operations::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A page of a list.

@@ -24,20 +24,21 @@ const LIST_QUERY: &[(&str, &str)] = &[
 ];
 
 pub fn routes() -> Vec<Route> {
-    let route = |method, path, access, handler, summary, body: &'static str, answer, problems, idempotent_by_key| Route {
-        method,
-        path,
-        door: Door::Internal,
-        access,
-        handler,
-        summary,
-        body,
-        answer,
-        query: if idempotent_by_key { &[] } else { LIST_QUERY },
-        problems,
-        creates: !body.is_empty(),
-        idempotent_by_key,
-    };
+    let route =
+        |method, path, access, handler, summary, body: &'static str, answer, problems, idempotent_by_key| Route {
+            method,
+            path,
+            door: Door::Internal,
+            access,
+            handler,
+            summary,
+            body,
+            answer,
+            query: if idempotent_by_key { &[] } else { LIST_QUERY },
+            problems,
+            creates: !body.is_empty(),
+            idempotent_by_key,
+        };
     vec![
         route(
             Method::POST,

@@ -17,10 +17,8 @@ use crate::http::route::{Access, Door, Reply, Request, Route};
 const ADMINS: Access = Access::Roles(&[]);
 
 /// What a list may be asked for.
-const LIST_QUERY: &[(&str, &str)] = &[
-    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
-    ("cursor", r#"{"type":"string"}"#),
-];
+const LIST_QUERY: &[(&str, &str)] =
+    &[("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#), ("cursor", r#"{"type":"string"}"#)];
 
 pub fn routes() -> Vec<Route> {
     let route = |method, path, handler, summary, body: &'static str, answer, problems, idempotent_by_key| Route {

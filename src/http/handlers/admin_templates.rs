@@ -80,7 +80,14 @@ pub fn routes() -> Vec<Route> {
             "TemplateRecord",
             &["name_taken", "idempotency_mismatch"],
         ),
-        read(COLLECTION, handler!(list), "List templates by id, perhaps of one status", "TemplateList", LIST_QUERY, &[]),
+        read(
+            COLLECTION,
+            handler!(list),
+            "List templates by id, perhaps of one status",
+            "TemplateList",
+            LIST_QUERY,
+            &[],
+        ),
         read(ITEM, handler!(get), "Read a template", "TemplateRecord", &[], &["template_not_found"]),
         write(
             Method::PATCH,
@@ -90,7 +97,14 @@ pub fn routes() -> Vec<Route> {
             "Change a draft, or name, description and a later end of a published template (JSON merge patch, If-Match)",
             "TemplatePatch",
             "TemplateRecord",
-            &["template_not_found", "precondition_required", "precondition_failed", "idempotency_mismatch", "conflict", "name_taken"],
+            &[
+                "template_not_found",
+                "precondition_required",
+                "precondition_failed",
+                "idempotency_mismatch",
+                "conflict",
+                "name_taken",
+            ],
         ),
         write(
             Method::DELETE,
