@@ -67,25 +67,10 @@ pub async fn trim(
     templates: &[TemplateId],
     timeout: Duration,
 ) -> Result<(), Fault> {
-<<<<<<< HEAD
-    let keep = EntryId::new(watermark.epoch, watermark.seq + 1);
-    // A list without templates is trimmed too: it held set-aside entries alone.
-    let first = &templates[..templates.len().min(limits::TRIM_MARKS_MAX)];
-    let mut pages = vec![first];
-    pages.extend(templates[first.len()..].chunks(limits::TRIM_MARKS_MAX));
-    for marks in pages {
-        let mut call = Call::new(Script::QueueTrim, [keys.meta(), keys.queue()].into_iter());
-        identity.put(&mut call);
-        call.arg(watermark.epoch).arg(watermark.seq).arg(keep.to_string());
-        for template in marks {
-            call.arg(keys.template(*template).mark());
-        }
-=======
     let mut from = 0;
     loop {
         let until = templates.len().min(from + limits::TRIM_MARKS_MAX);
         let call = trim_call(keys, identity, watermark, &templates[from..until]);
->>>>>>> grant
         accepted(ask(link, &call, timeout).await?)?;
         if until == templates.len() {
             return Ok(());

@@ -121,6 +121,9 @@ fn parameters(route: &Route) -> Vec<Value> {
             crate::limits::CLAIM_KEY_MAX,
         );
     }
+    if route.problems.contains(&"precondition_failed") {
+        header("If-Match", "The revision that the caller has seen, as the last ETag.", 64);
+    }
     if matches!(route.access, Access::Shopper) {
         header("X-Device-Id", "The shopper's device.", crate::limits::DEVICE_ID_MAX);
         header("X-Channel", "Where the shopper comes from.", crate::limits::CHANNEL_MAX);

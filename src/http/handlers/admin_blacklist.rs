@@ -23,20 +23,21 @@ const LIST_QUERY: &[(&str, &str)] = &[
 ];
 
 pub fn routes() -> Vec<Route> {
-    let route = |method, path, access, handler, summary, body, answer, query, statuses, problems, idempotent_by_key| Route {
-        method,
-        path,
-        door: Door::Internal,
-        access,
-        handler,
-        summary,
-        body,
-        answer,
-        query,
-        statuses,
-        problems,
-        idempotent_by_key,
-    };
+    let route =
+        |method, path, access, handler, summary, body, answer, query, statuses, problems, idempotent_by_key| Route {
+            method,
+            path,
+            door: Door::Internal,
+            access,
+            handler,
+            summary,
+            body,
+            answer,
+            query,
+            statuses,
+            problems,
+            idempotent_by_key,
+        };
     vec![
         route(
             Method::POST,

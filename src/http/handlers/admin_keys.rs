@@ -11,7 +11,7 @@ use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::store::Scope;
 use crate::handler;
 use crate::http::problem::Problem;
-use crate::http::route::{PAGE_QUERY, Access, Door, Reply, Request, Route};
+use crate::http::route::{Access, Door, PAGE_QUERY, Reply, Request, Route};
 
 /// No role but `admin`, which every route admits.
 const ADMINS: Access = Access::Roles(&[]);

@@ -28,7 +28,10 @@ const ITEM: &str = "/v1/admin/templates/{id}";
 const STOCK: &str = "/v1/admin/templates/{id}/stock";
 
 const LIST_QUERY: &[(&str, &str)] = &[
-    ("status", r#"{"type":"string","enum":["draft","pending_approval","approved","published","paused","stopped","finished"]}"#),
+    (
+        "status",
+        r#"{"type":"string","enum":["draft","pending_approval","approved","published","paused","stopped","finished"]}"#,
+    ),
     ("cursor", r#"{"type":"string"}"#),
     ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
 ];
