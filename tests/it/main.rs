@@ -2,6 +2,7 @@
 
 mod demo;
 mod histories;
+mod lost_tails;
 mod scripts;
 mod support;
 mod table;
