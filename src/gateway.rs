@@ -146,7 +146,10 @@ fn own_refusal(app: &App, template: &LiveTemplate, request: &ClaimRequest<'_>, n
     let device = request.device.map(|device| app.hashing.device(device));
     let ip = request.ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     if app.snapshot.load().blacklist.blocks(request.user, ip, device, now) {
-        return Some(Problem::of(ClaimOutcome::Blocked, "claims of this user, address or device are blocked; ask support"));
+        return Some(Problem::of(
+            ClaimOutcome::Blocked,
+            "claims of this user, address or device are blocked; ask support",
+        ));
     }
     if app.config.throttle.device_required && request.device.is_none() {
         return Some(Problem::of(ClaimOutcome::DeviceRequired, "send X-Device-Id"));
@@ -223,7 +226,8 @@ fn refusal_of(app: &App, template: &LiveTemplate, answer: Answer, now: Millis, c
             ClaimOutcome::Ended => ended(),
             ClaimOutcome::SoldOut => sold_out(),
             ClaimOutcome::UserDailyLimitReached => {
-                Problem::of(outcome, "the user has all they may have today; come back tomorrow").retry_after_ms(until_midnight())
+                Problem::of(outcome, "the user has all they may have today; come back tomorrow")
+                    .retry_after_ms(until_midnight())
             }
             ClaimOutcome::DailyLimitReached => {
                 Problem::of(outcome, "sold out for today; come back tomorrow").retry_after_ms(until_midnight())

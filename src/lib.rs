@@ -11,6 +11,7 @@
 //! - [`claim`]: lanes, batches, and the engine that decides
 //! - [`grant`]: accepted claims on their way to disk
 //! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
+//! - [`wallet`]: what a user holds, and what they may claim
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
@@ -35,6 +36,7 @@ pub mod pg;
 pub mod redis;
 pub mod serve;
 pub mod telemetry;
+pub mod wallet;
 
 /// The version and the commit that this binary was built from.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FLOODGATE_COMMIT"), ")");

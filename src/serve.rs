@@ -58,7 +58,8 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     let router = Arc::new(Router::new());
     let (stop_listening, listening) = watch::channel(false);
     let (stop_flushing, flushing) = watch::channel(false);
-    let mut background: Vec<JoinHandle<()>> = vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(poller::run(app.clone()))];
+    let mut background: Vec<JoinHandle<()>> =
+        vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(poller::run(app.clone()))];
     background.push(tokio::spawn(cell::watch(app.claims.cell.clone(), app.engine())));
     if let Some(acks) = app.ack_poller.lock().expect("no panic holds this lock").take() {
         background.push(tokio::spawn(acks.run()));

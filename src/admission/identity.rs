@@ -82,7 +82,12 @@ impl Gatekeeper {
     }
 
     /// Who asks. `peer` is the connection's other end: headers are believed from trusted ones only.
-    pub fn identify(&self, headers: &HeaderMap, peer: IpAddr, users: &UserCodec) -> Result<Arc<(Shopper, u64)>, Problem> {
+    pub fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        users: &UserCodec,
+    ) -> Result<Arc<(Shopper, u64)>, Problem> {
         match self.mode {
             AuthMode::Jwt => self.by_token(headers, users),
             AuthMode::TrustedHeader => self.by_header(headers, peer, users),
@@ -118,7 +123,9 @@ impl Gatekeeper {
         let user = UserId::parse(&claims.sub).ok_or_else(|| unauthenticated("the token's sub is no user id"))?;
         let registered_at = match &claims.registered_at {
             None => None,
-            Some(text) => Some(parse_time(text).ok_or_else(|| unauthenticated("the token's registered_at is no RFC 3339 time"))?),
+            Some(text) => {
+                Some(parse_time(text).ok_or_else(|| unauthenticated("the token's registered_at is no RFC 3339 time"))?)
+            }
         };
         let facts = checked_facts(claims.level, claims.tags, registered_at)
             .ok_or_else(|| unauthenticated("the token's level or tags are too long or too many"))?;
@@ -132,7 +139,8 @@ impl Gatekeeper {
         if !self.trusted.iter().any(|net| net.contains(&peer)) {
             return Err(unauthenticated("X-User-Id is believed from trusted proxies only"));
         }
-        let id = client::word(headers, "x-user-id", USER_ID_MAX)?.ok_or_else(|| unauthenticated("X-User-Id is missing"))?;
+        let id =
+            client::word(headers, "x-user-id", USER_ID_MAX)?.ok_or_else(|| unauthenticated("X-User-Id is missing"))?;
         let user = UserId::parse(id).ok_or_else(|| unauthenticated("X-User-Id is no user id"))?;
         let level = client::word(headers, "x-user-level", FACT_WORD_MAX)?.map(str::to_owned);
         let tags = match headers.get("x-user-tags").map(|value| value.to_str()) {

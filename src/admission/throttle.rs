@@ -7,8 +7,8 @@
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use governor::clock::Clock;

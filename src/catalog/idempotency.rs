@@ -104,7 +104,9 @@ fn pack(reply: &Reply) -> Result<(i16, Option<String>, Option<i64>), Problem> {
         Reply::OkTagged(body, revision) => Ok((200, Some(body.to_string()), Some(*revision))),
         Reply::Created(body) => Ok((201, Some(body.to_string()), None)),
         Reply::NoContent => Ok((204, None, None)),
-        Reply::Raw(..) | Reply::NotReady(_) => Err(PgFault::fault("no administrative write answers like this").into()),
+        Reply::Raw(..) | Reply::NotReady(_) => {
+            Err(Problem::from(PgFault::fault("no administrative write answers with raw bytes or readiness")))
+        }
     }
 }
 

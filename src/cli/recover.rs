@@ -5,12 +5,16 @@
 use clap::Args;
 
 use super::{Failure, Source, logging, out, runtime, service};
+use crate::grant::recover::recover;
 
 #[derive(Args)]
 pub struct Recover {
     /// Do it: without this, recover only says what it would mean
     #[arg(long)]
     yes: bool,
+    /// Even where Redis' history is PostgreSQL's own and needs no recovery
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -34,8 +38,12 @@ impl Recover {
         logging::start(&config.log)?;
         runtime()?.block_on(async {
             let app = service::app(config).await?;
-            let done = service::recover(app).await?;
-            out::say(done);
+            let progress = |step: &str| out::say(step);
+            let done = recover(&app.pg, &app.redis, app.cell, &app.config, self.force, &progress).await?;
+            out::say(format_args!(
+                "the cell is open under epoch {}: {} rows reapplied, {} grants of the other history set aside",
+                done.opened.identity.epoch, done.opened.rows_reapplied, done.kept
+            ));
             Ok(())
         })
     }

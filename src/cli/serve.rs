@@ -2,9 +2,10 @@
 
 use clap::{Args, ValueEnum};
 
-use super::service::{self, Roles};
+use super::service;
 use super::signals::Signals;
 use super::{Failure, Source, descriptors, logging, runtime};
+use crate::serve::{self, Roles};
 use crate::telemetry;
 
 #[derive(Args)]
@@ -48,7 +49,7 @@ impl Serve {
                 let signal = signals.next().await;
                 tracing::info!(signal, "stopping");
             };
-            Ok(service::run(app, roles, stop).await?)
+            Ok(serve::run(app, roles, stop).await?)
         })
     }
 

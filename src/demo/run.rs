@@ -15,11 +15,12 @@ use super::postgres_server::{PostgresOptions, PostgresServer};
 use super::redis_server::{RedisOptions, RedisServer};
 use super::template::ensure_demo_template;
 use crate::cli::out::{say, step, warn};
-use crate::cli::service::{self, Roles};
+use crate::cli::service;
 use crate::cli::signals::Signals;
 use crate::cli::token;
 use crate::config::{Config, Secret};
 use crate::pg::{Pg, migrate};
+use crate::serve::{self, Roles};
 
 const LOOK: Duration = Duration::from_millis(200);
 /// Before a store that died is started again; doubles up to the second.
@@ -98,7 +99,7 @@ async fn serve(
     let asked = async move {
         let _ = stopping.wait_for(|stop| *stop).await;
     };
-    let mut service = pin!(service::run(app.clone(), Roles::ALL, asked));
+    let mut service = pin!(serve::run(app.clone(), Roles::ALL, asked));
     let template = tokio::select! {
         made = step("putting a template on sale", ensure_demo_template(app.clone())) => made,
         result = &mut service => return result.and(Err("the service ended before it was up".into())),

@@ -53,7 +53,9 @@ impl Audience {
         if !self.tags.is_empty() && !facts.tags.iter().any(|tag| self.tags.contains(tag)) {
             return Err("tags");
         }
-        if !self.channels.is_empty() && !channel.is_some_and(|channel| self.channels.iter().any(|known| known == channel)) {
+        if !self.channels.is_empty()
+            && !channel.is_some_and(|channel| self.channels.iter().any(|known| known == channel))
+        {
             return Err("channels");
         }
         Ok(())

@@ -177,25 +177,41 @@ mod tests {
 
     type Record = (u32, u64, u64, Vec<u8>, Option<u64>, Option<u64>);
 
+    fn grants(records: &[Record], acquired: Millis) -> Vec<Grant<'_>> {
+        let mut grants = Vec::new();
+        for (template, serial, claim_key_hash, user, ip_hash, device_hash) in records {
+            grants.push(Grant {
+                template: TemplateId(*template),
+                serial: *serial,
+                epoch: ID.epoch,
+                acquired,
+                claim_key_hash: *claim_key_hash,
+                user,
+                ip_hash: *ip_hash,
+                device_hash: *device_hash,
+            });
+        }
+        grants
+    }
+
     fn records() -> impl Strategy<Value = Vec<Record>> {
-        let record = (1u32..4, 1u64..50, any::<u64>(), vec(any::<u8>(), 0..20), option::of(any()), option::of(any()));
+        let record = (
+            1u32..4,
+            1u64..50,
+            any::<u64>(),
+            vec(any::<u8>(), 0..20),
+            option::of(any::<u64>()),
+            option::of(any::<u64>()),
+        );
         vec(record, 1..30)
     }
 
     proptest! {
         #[test]
         fn grants_survive_both_ways(records in records(), acquired in 0i64..1 << 48) {
-            let grants: Vec<_> = records.iter().map(|(template, serial, hash, user, ip, device)| Grant {
-                template: TemplateId(*template),
-                serial: *serial,
-                epoch: ID.epoch,
-                acquired,
-                claim_key_hash: *hash,
-                user,
-                ip_hash: *ip,
-                device_hash: *device,
-            }).collect();
-            prop_assert_eq!(decode(ID, &encode(acquired, &grants)).unwrap(), grants);
+            let grants = grants(&records, acquired);
+            let payload = encode(acquired, &grants);
+            prop_assert_eq!(decode(ID, &payload).unwrap(), grants);
         }
 
         #[test]
@@ -208,17 +224,7 @@ mod tests {
 
         #[test]
         fn a_flipped_byte_never_panics(records in records(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
-            let grants: Vec<_> = records.iter().map(|(template, serial, hash, user, ip, device)| Grant {
-                template: TemplateId(*template),
-                serial: *serial,
-                epoch: ID.epoch,
-                acquired: 5,
-                claim_key_hash: *hash,
-                user,
-                ip_hash: *ip,
-                device_hash: *device,
-            }).collect();
-            let mut bytes = encode(5, &grants);
+            let mut bytes = encode(5, &grants(&records, 5));
             let at = at.index(bytes.len());
             bytes[at] = to;
             let _ = decode(ID, &bytes);

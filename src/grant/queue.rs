@@ -67,18 +67,27 @@ pub async fn trim(
     templates: &[TemplateId],
     timeout: Duration,
 ) -> Result<(), Fault> {
-    let keep = EntryId::new(watermark.epoch, watermark.seq + 1);
-    let (first, rest) = templates.split_at(templates.len().min(limits::TRIM_MARKS_MAX));
-    for marks in std::iter::once(first).chain(rest.chunks(limits::TRIM_MARKS_MAX)) {
-        let mut call = Call::new(Script::QueueTrim, [keys.meta(), keys.queue()].into_iter());
-        identity.put(&mut call);
-        call.arg(watermark.epoch).arg(watermark.seq).arg(keep.to_string());
-        for template in marks {
-            call.arg(keys.template(*template).mark());
-        }
+    let mut from = 0;
+    loop {
+        let until = templates.len().min(from + limits::TRIM_MARKS_MAX);
+        let call = trim_call(keys, identity, watermark, &templates[from..until]);
         accepted(ask(link, &call, timeout).await?)?;
+        if until == templates.len() {
+            return Ok(());
+        }
+        from = until;
     }
-    Ok(())
+}
+
+fn trim_call(keys: &CellKeys, identity: &Identity, watermark: EntryId, templates: &[TemplateId]) -> Call {
+    let keep = EntryId::new(watermark.epoch, watermark.seq + 1);
+    let mut call = Call::new(Script::QueueTrim, [keys.meta(), keys.queue()].into_iter());
+    identity.put(&mut call);
+    call.arg(watermark.epoch).arg(watermark.seq).arg(keep.to_string());
+    for template in templates {
+        call.arg(keys.template(*template).mark());
+    }
+    call
 }
 
 /// How many of `entries` follow on `after` without a gap.

@@ -4,7 +4,6 @@
 //! Serials below a template's cursor in Redis are in Redis; everything from the cursor on is read
 //! from PostgreSQL by primary key, in chunks, each idempotent.
 
-use serde_json::Value as Json;
 use tokio_postgres::Row;
 
 use super::cells::{self, cell_i16};
@@ -12,6 +11,7 @@ use super::opening::{OpenFault, Opening};
 use super::queue::ask;
 use crate::config;
 use crate::domain::ids::{SERIAL_MAX, Serial, TemplateId};
+use crate::domain::template::Definition;
 use crate::domain::window::{Day, Millis};
 use crate::limits;
 use crate::pg::PgFault;
@@ -26,13 +26,7 @@ struct Stored {
     state: u8,
     revision: i64,
     generation: i32,
-    starts_at: Millis,
-    ends_at: Millis,
-    per_user: u64,
-    per_user_daily: u64,
-    daily: u64,
-    quotas: bool,
-    zone: chrono_tz::Tz,
+    definition: Definition,
 }
 
 /// The state that marks a tombstone in Redis.
@@ -65,7 +59,7 @@ pub(super) async fn all(
             let template = Stored::of(row)?;
             put(opening, identity, &template).await?;
             if template.state != FREED {
-                rows += one(opening, identity, &template, Day::of(template.zone, now())).await?;
+                rows += one(opening, identity, &template, Day::of(template.definition.timezone, now())).await?;
             }
         }
     }
@@ -81,8 +75,9 @@ async fn put(opening: &mut Opening<'_>, identity: &Identity, template: &Stored) 
     let mut call = Call::new(Script::TemplatePut, names.into_iter());
     identity.put(&mut call);
     call.arg("0").arg(template.state).arg(template.revision).arg(template.generation);
-    call.arg(template.starts_at).arg(template.ends_at);
-    call.arg(template.per_user).arg(template.per_user_daily).arg(template.daily).arg(u8::from(template.quotas));
+    let Definition { limits, stock, claim_window: (starts, ends), quotas, .. } = &template.definition;
+    call.arg(starts).arg(ends).arg(limits.per_user).arg(limits.per_user_daily.unwrap_or(0));
+    call.arg(stock.daily.unwrap_or(0)).arg(u8::from(*quotas));
     if template.state != FREED {
         let sql = include_str!("../sql/grant/template_ranges.sql");
         for row in opening.client.query(sql, &[&template.id.as_i32(), &cell_i16(opening.cell)]).await? {
@@ -133,7 +128,7 @@ async fn chunk(
         .collect();
     let mut call = Call::new(Script::CellReapply, names.into_iter());
     identity.put(&mut call);
-    call.arg(day.start).arg(day.end).arg(u8::from(template.quotas));
+    call.arg(day.start).arg(day.end).arg(u8::from(template.definition.quotas));
     put_quotas(&mut call, opening.quota);
     call.arg(rows.len());
     for row in rows {
@@ -158,7 +153,6 @@ async fn chunk(
 impl Stored {
     fn of(row: &Row) -> Result<Stored, PgFault> {
         let id = TemplateId(row.get::<_, i32>(0) as u32);
-        let definition: Json = row.get(4);
         let state = match row.get::<_, &str>(1) {
             _ if row.get(5) => FREED,
             "paused" => 2,
@@ -166,22 +160,8 @@ impl Stored {
             // Finished is published with its window over or its stock sold: Redis sees that itself.
             _ => 1,
         };
-        let limit =
-            |part: &str, name: &str| definition.get(part).and_then(|part| part.get(name)).and_then(Json::as_u64);
-        let zone = definition.get("timezone").and_then(Json::as_str).and_then(|zone| zone.parse().ok());
-        Ok(Stored {
-            id,
-            state,
-            revision: row.get(2),
-            generation: row.get(3),
-            starts_at: row.get(6),
-            ends_at: row.get(7),
-            per_user: limit("limits", "per_user")
-                .ok_or_else(|| PgFault::fault(format!("template {id} has no limits.per_user")))?,
-            per_user_daily: limit("limits", "per_user_daily").unwrap_or(0),
-            daily: limit("stock", "daily").unwrap_or(0),
-            quotas: definition.get("quotas").and_then(Json::as_bool).unwrap_or(true),
-            zone: zone.ok_or_else(|| PgFault::fault(format!("template {id} has no time zone")))?,
-        })
+        let definition = Definition::from_store(&row.get(4))
+            .map_err(|wrong| PgFault::fault(format!("the definition of template {id} cannot be read: {wrong:?}")))?;
+        Ok(Stored { id, state, revision: row.get(2), generation: row.get(3), definition })
     }
 }

@@ -68,6 +68,9 @@ struct Row<'a> {
     span: Result<(Millis, Millis), &'static str>,
 }
 
+/// Ten fields with their lengths, and a user reference of 20 to 107 bytes.
+const ROW_BYTES: usize = 160;
+
 const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 
 // === impl Writer ===
@@ -173,7 +176,7 @@ impl Writer {
             return Err(WriteFault::Zombie);
         }
         if !careful {
-            written.rows = self.copy(entries.iter().filter_map(|entry| entry.grants.as_ref().ok()).flatten()).await?;
+            written.rows = self.copy(pack_entries(entries)).await?;
         }
         for entry in entries {
             match &entry.grants {
@@ -204,7 +207,7 @@ impl Writer {
     /// Stores one entry's rows under a savepoint; where that fails, each row under its own.
     async fn store_carefully(&self, id: EntryId, rows: &[Row<'_>], written: &mut Written) -> Result<(), WriteFault> {
         self.run("SAVEPOINT entry").await?;
-        match self.copy(rows.iter()).await {
+        match self.copy(pack(rows)).await {
             Ok(count) => {
                 written.rows += count;
                 return self.run("RELEASE entry").await;
@@ -214,7 +217,7 @@ impl Writer {
         }
         for row in rows.iter().filter(|row| row.span.is_ok()) {
             self.run("SAVEPOINT grant_row").await?;
-            match self.copy(std::iter::once(row)).await {
+            match self.copy(pack(std::slice::from_ref(row))).await {
                 Ok(count) => {
                     written.rows += count;
                     self.run("RELEASE grant_row").await?;
@@ -265,26 +268,12 @@ impl Writer {
         Ok(())
     }
 
-    async fn copy<'a>(&self, rows: impl Iterator<Item = &'a Row<'a>>) -> Result<usize, PgFault> {
-        let mut copy = CopyRows::with_capacity(4096);
-        for Row { grant, span } in rows {
-            let Ok((from, until)) = *span else { continue };
-            copy.row(10)
-                .int4(grant.template.as_i32())
-                .int8(grant.serial as i64)
-                .int4(grant.epoch.into())
-                .text(grant.user)
-                .int8(grant.claim_key_hash as i64)
-                .int8_or_null(grant.ip_hash.map(|hash| hash as i64))
-                .int8_or_null(grant.device_hash.map(|hash| hash as i64))
-                .time(grant.acquired)
-                .time(from)
-                .time(until);
-        }
-        let count = copy.rows();
+    /// Sends packed rows, if there are any, and tells how many.
+    async fn copy(&self, packed: CopyRows) -> Result<usize, PgFault> {
+        let count = packed.rows();
         if count > 0 {
             let mut sink = pin!(self.client.copy_in::<_, Bytes>(&self.copy).await?);
-            sink.send(copy.finish()).await?;
+            sink.send(packed.finish()).await?;
             sink.finish().await?;
         }
         Ok(count)
@@ -345,6 +334,39 @@ impl Writer {
 
     async fn run(&self, sql: &str) -> Result<(), WriteFault> {
         Ok(self.client.batch_execute(sql).await?)
+    }
+}
+
+fn pack_entries(entries: &[Decoded<'_>]) -> CopyRows {
+    let rows: usize = entries.iter().filter_map(|entry| entry.grants.as_ref().ok()).map(Vec::len).sum();
+    let mut copy = CopyRows::with_capacity(rows * ROW_BYTES);
+    for rows in entries.iter().filter_map(|entry| entry.grants.as_ref().ok()) {
+        pack_into(&mut copy, rows);
+    }
+    copy
+}
+
+fn pack(rows: &[Row<'_>]) -> CopyRows {
+    let mut copy = CopyRows::with_capacity(rows.len() * ROW_BYTES);
+    pack_into(&mut copy, rows);
+    copy
+}
+
+/// Packs the grants that can be rows, in the columns of `copy_coupons.sql`.
+fn pack_into(copy: &mut CopyRows, rows: &[Row<'_>]) {
+    for Row { grant, span } in rows {
+        let Ok((from, until)) = *span else { continue };
+        copy.row(10)
+            .int4(grant.template.as_i32())
+            .int8(grant.serial as i64)
+            .int4(grant.epoch.into())
+            .text(grant.user)
+            .int8(grant.claim_key_hash as i64)
+            .int8_or_null(grant.ip_hash.map(|hash| hash as i64))
+            .int8_or_null(grant.device_hash.map(|hash| hash as i64))
+            .time(grant.acquired)
+            .time(from)
+            .time(until);
     }
 }
 

@@ -24,7 +24,13 @@ const FIRST_BYTES: Duration = Duration::from_secs(10);
 
 /// Serves one connection to its end. When `stop` turns true, requests under way are answered and
 /// the connection closes.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, entrance: Arc<Entrance>, waits: Arc<Waits>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: Arc<Entrance>,
+    waits: Arc<Waits>,
+    mut stop: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
     let Ok(Some(is_h2)) = tokio::time::timeout(FIRST_BYTES, speaks_h2(&stream)).await else { return };
     let config = &entrance.app.config.http;

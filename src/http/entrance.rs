@@ -180,7 +180,10 @@ impl Entrance {
         let task = self.background.spawn(async move { tokio::time::timeout(timeout, work).await });
         match task.await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Problem::new("timeout", "the request took too long; with the same Idempotency-Key it may be repeated")),
+            Ok(Err(_)) => Err(Problem::new(
+                "timeout",
+                "the request took too long; with the same Idempotency-Key it may be repeated",
+            )),
             Err(error) => {
                 tracing::error!(request_id, error = %error, "a handler panicked");
                 Err(Problem::new("internal", "the request could not be carried out; the log says why"))
@@ -192,9 +195,12 @@ impl Entrance {
 /// Counts a request against a throttle.
 pub fn throttle(app: &App, scope: Scope, key: u64) -> Result<(), Problem> {
     app.throttles.check(scope, key).map_err(|Throttled { scope, retry_after_ms }| {
-        Problem::of(ClaimOutcome::Throttled, format!("too many requests of this {}; wait and ask again", subject(scope)))
-            .retry_after_ms(retry_after_ms)
-            .with("scope", scope.word())
+        Problem::of(
+            ClaimOutcome::Throttled,
+            format!("too many requests of this {}; wait and ask again", subject(scope)),
+        )
+        .retry_after_ms(retry_after_ms)
+        .with("scope", scope.word())
     })
 }
 
@@ -280,5 +286,6 @@ impl Default for RequestIds {
 }
 
 fn is_plain(id: &str) -> bool {
-    (1..=REQUEST_ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    (1..=REQUEST_ID_MAX).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
 }

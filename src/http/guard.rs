@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn honest_requests_pass_in_any_parts() {
-        let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{\n}\n\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+        let request =
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{\n}\n\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n";
         for cut in 0..request.len() {
             let scan = feed(&[&request[..cut], &request[cut..]]).unwrap();
             assert_eq!((scan.phase, scan.head_bytes), (Phase::Head, 0), "cut at {cut}");

@@ -8,6 +8,7 @@ pub mod admin_keys;
 pub mod admin_templates;
 pub mod claims;
 pub mod operations;
+pub mod wallet;
 
 use serde_json::{Value, json};
 
@@ -16,10 +17,17 @@ use super::route::{Request, Route};
 
 /// Every route of this build.
 pub fn routes() -> Vec<Route> {
-    [claims::routes(), admin_templates::routes(), admin_keys::routes(), admin_blacklist::routes(), operations::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        claims::routes(),
+        wallet::routes(),
+        admin_templates::routes(),
+        admin_keys::routes(),
+        admin_blacklist::routes(),
+        operations::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A page of a list.

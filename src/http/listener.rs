@@ -32,7 +32,8 @@ struct Counted {
 /// with whoever is there.
 pub fn probe(address: SocketAddr) -> Result<(), String> {
     let socket = socket(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
-    let bound = socket.set_reuse_address(true).and_then(|()| socket.bind(&address.into())).and_then(|()| socket.listen(1));
+    let bound =
+        socket.set_reuse_address(true).and_then(|()| socket.bind(&address.into())).and_then(|()| socket.listen(1));
     bound.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => format!("{address} is taken by another process; choose another address"),
         _ => format!("cannot listen on {address}: {error}"),

@@ -103,7 +103,8 @@ fn parameters(route: &Route) -> Vec<Value> {
         .skip(1)
         .filter_map(|rest| rest.split_once('}'))
         .map(|(name, _)| {
-            let schema = if name == "id" { json!({"type": "integer", "minimum": 1}) } else { json!({"type": "string"}) };
+            let schema =
+                if name == "id" { json!({"type": "integer", "minimum": 1}) } else { json!({"type": "string"}) };
             json!({"name": name, "in": "path", "required": true, "schema": schema})
         })
         .collect();
@@ -114,7 +115,11 @@ fn parameters(route: &Route) -> Vec<Value> {
         }));
     };
     if route.idempotent_by_key {
-        header("Idempotency-Key", "Names the request: the same key gets the same answer.", crate::limits::CLAIM_KEY_MAX);
+        header(
+            "Idempotency-Key",
+            "Names the request: the same key gets the same answer.",
+            crate::limits::CLAIM_KEY_MAX,
+        );
     }
     if route.problems.contains(&"precondition_failed") {
         header("If-Match", "The revision that the caller has seen, as the last ETag.", 64);
@@ -132,17 +137,32 @@ fn parameters(route: &Route) -> Vec<Value> {
 
 fn responses(route: &Route) -> Value {
     let mut responses = Map::new();
-    for status in route.statuses() {
+    for status in route.statuses {
         responses.insert(status.to_string(), success(route));
     }
     let general: &[&str] = match route.access {
         Access::Open => &["timeout", "internal"],
-        Access::Shopper => {
-            &["unauthenticated", "invalid_request", "throttled", "payload_too_large", "request_timeout", "unavailable", "timeout", "internal"]
-        }
-        Access::Roles(_) => {
-            &["unauthenticated", "forbidden", "invalid_request", "payload_too_large", "unsupported_media_type", "request_timeout", "unavailable", "timeout", "internal"]
-        }
+        Access::Shopper => &[
+            "unauthenticated",
+            "invalid_request",
+            "throttled",
+            "payload_too_large",
+            "request_timeout",
+            "unavailable",
+            "timeout",
+            "internal",
+        ],
+        Access::Roles(_) => &[
+            "unauthenticated",
+            "forbidden",
+            "invalid_request",
+            "payload_too_large",
+            "unsupported_media_type",
+            "request_timeout",
+            "unavailable",
+            "timeout",
+            "internal",
+        ],
     };
     for code in route.problems.iter().chain(general) {
         let Some((_, status, _)) = problem::all().find(|(known, ..)| known == code) else { continue };
@@ -202,7 +222,11 @@ mod tests {
         assert_eq!(operations, routes.len());
         for route in &routes {
             let operation = &paths[route.path][route.method.as_str().to_lowercase()];
-            assert!(operation["responses"].as_object().unwrap().keys().any(|status| status.starts_with('2')), "{}", route.path);
+            assert!(
+                operation["responses"].as_object().unwrap().keys().any(|status| status.starts_with('2')),
+                "{}",
+                route.path
+            );
             for code in route.problems {
                 assert!(problem::all().any(|(known, ..)| known == *code), "{code} of {} is in no table", route.path);
             }

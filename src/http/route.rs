@@ -111,8 +111,8 @@ pub struct Route {
     pub query: &'static [(&'static str, &'static str)],
     /// Codes of `problem` that are particular to this call.
     pub problems: &'static [&'static str],
-    /// Whether success is 201.
-    pub creates: bool,
+    /// Statuses of success, for the document.
+    pub statuses: &'static [u16],
     /// Whether it is a write that takes an `Idempotency-Key`.
     pub idempotent_by_key: bool,
 }
@@ -120,23 +120,6 @@ pub struct Route {
 /// The query parameters of a list.
 pub const PAGE_QUERY: &[(&str, &str)] =
     &[("cursor", r#"{"type":"string"}"#), ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#)];
-
-// === impl Route ===
-
-impl Route {
-    /// The statuses of success, for the document.
-    pub fn statuses(&self) -> &'static [u16] {
-        match (&self.method, self.answer) {
-            (_, "ClaimAnswer") => &[200, 201],
-            (_, "ClaimBatchAnswer") => &[200],
-            (_, "Health") if self.path == "/readyz" => &[200, 503],
-            (method, "") if *method == Method::GET => &[200],
-            (_, "") => &[204],
-            (method, _) if *method == Method::POST && self.creates => &[201],
-            _ => &[200],
-        }
-    }
-}
 
 // === impl Role ===
 
@@ -195,10 +178,18 @@ impl Request {
         super::body::parse_json(&self.body)
     }
 
+    /// A query parameter's first value; empty counts as absent.
+    pub fn query_value(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
     /// The page asked for: `limit` (1 to 100, 20 unless told) and `cursor`.
     pub fn page(&self) -> Result<(usize, Option<&str>), Problem> {
-        let find = |name: &str| self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let limit = match find("limit") {
+        let limit = match self.query_value("limit") {
             None => PAGE_DEFAULT,
             Some(text) => text
                 .parse()
@@ -206,7 +197,7 @@ impl Request {
                 .filter(|limit| (1..=PAGE_MAX).contains(limit))
                 .ok_or_else(|| Problem::new("invalid_request", format!("limit must be 1 to {PAGE_MAX}")))?,
         };
-        Ok((limit, find("cursor").filter(|cursor| !cursor.is_empty())))
+        Ok((limit, self.query_value("cursor")))
     }
 }
 

@@ -33,8 +33,12 @@ impl Router {
     }
 
     fn of(routes: Vec<Route>) -> Self {
-        let mut router =
-            Router { routes: Vec::new(), public: matchit::Router::new(), internal: matchit::Router::new(), methods: Vec::new() };
+        let mut router = Router {
+            routes: Vec::new(),
+            public: matchit::Router::new(),
+            internal: matchit::Router::new(),
+            methods: Vec::new(),
+        };
         let mut places: HashMap<(bool, &'static str), usize> = HashMap::new();
         for (index, route) in routes.iter().enumerate() {
             let is_public = route.door == Door::Public;
@@ -66,7 +70,9 @@ impl Router {
                 let params = matched.params.iter().map(|(_, value)| percent_decode(value)).collect();
                 Found::Route(&self.routes[*index], params)
             }
-            None => Found::OtherMethods(methods.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ")),
+            None => {
+                Found::OtherMethods(methods.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", "))
+            }
         }
     }
 }
@@ -126,6 +132,9 @@ mod tests {
     #[test]
     fn escapes_are_decoded() {
         assert_eq!(percent_decode("a%2Fb%zz%4"), "a/b%zz%4");
-        assert_eq!(parse_query("a=1&b=x%20y&c&=d&e=1+2"), [("a", "1"), ("b", "x y"), ("c", ""), ("", "d"), ("e", "1 2")].map(|(k, v)| (k.into(), v.into())));
+        assert_eq!(
+            parse_query("a=1&b=x%20y&c&=d&e=1+2"),
+            [("a", "1"), ("b", "x y"), ("c", ""), ("", "d"), ("e", "1 2")].map(|(k, v)| (k.into(), v.into()))
+        );
     }
 }

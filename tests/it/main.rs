@@ -2,5 +2,9 @@
 
 mod catalog;
 mod demo;
+mod demo_process;
+mod grant;
+mod histories;
+mod scripts;
 mod support;
 mod table;

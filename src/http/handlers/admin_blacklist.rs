@@ -16,16 +16,15 @@ use crate::http::route::{Access, Door, Reply, Request, Role, Route};
 const WRITERS: Access = Access::Roles(&[Role::Operator]);
 const READERS: Access = Access::Roles(&[Role::Operator, Role::Support]);
 
-/// What a list may be asked for.
 const LIST_QUERY: &[(&str, &str)] = &[
-    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
-    ("cursor", r#"{"type":"string"}"#),
     ("kind", r#"{"type":"string","enum":["user","ip","device"]}"#),
+    ("cursor", r#"{"type":"string"}"#),
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
 ];
 
 pub fn routes() -> Vec<Route> {
     let route =
-        |method, path, access, handler, summary, body: &'static str, answer, problems, idempotent_by_key| Route {
+        |method, path, access, handler, summary, body, answer, query, statuses, problems, idempotent_by_key| Route {
             method,
             path,
             door: Door::Internal,
@@ -34,9 +33,9 @@ pub fn routes() -> Vec<Route> {
             summary,
             body,
             answer,
-            query: if idempotent_by_key { &[] } else { LIST_QUERY },
+            query,
+            statuses,
             problems,
-            creates: !body.is_empty(),
             idempotent_by_key,
         };
     vec![
@@ -48,7 +47,9 @@ pub fn routes() -> Vec<Route> {
             "Block a user, an address or network, or a device; or change why and how long",
             "BlacklistEntry",
             "BlacklistRecord",
-            &["conflict", "idempotency_mismatch"],
+            &[],
+            &[201],
+            &["conflict"],
             true,
         ),
         route(
@@ -59,6 +60,8 @@ pub fn routes() -> Vec<Route> {
             "List the blacklist by id, perhaps of one kind",
             "",
             "BlacklistList",
+            LIST_QUERY,
+            &[200],
             &[],
             false,
         ),
@@ -70,7 +73,9 @@ pub fn routes() -> Vec<Route> {
             "Take an entry off the blacklist",
             "",
             "",
-            &["not_found", "idempotency_mismatch"],
+            &[],
+            &[204],
+            &["not_found"],
             true,
         ),
     ]

@@ -11,17 +11,13 @@ use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::store::Scope;
 use crate::handler;
 use crate::http::problem::Problem;
-use crate::http::route::{Access, Door, Reply, Request, Route};
+use crate::http::route::{Access, Door, PAGE_QUERY, Reply, Request, Route};
 
 /// No role but `admin`, which every route admits.
 const ADMINS: Access = Access::Roles(&[]);
 
-/// What a list may be asked for.
-const LIST_QUERY: &[(&str, &str)] =
-    &[("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#), ("cursor", r#"{"type":"string"}"#)];
-
 pub fn routes() -> Vec<Route> {
-    let route = |method, path, handler, summary, body: &'static str, answer, problems, idempotent_by_key| Route {
+    let route = |method, path, handler, summary, body, answer, query, statuses, problems, idempotent_by_key| Route {
         method,
         path,
         door: Door::Internal,
@@ -30,9 +26,9 @@ pub fn routes() -> Vec<Route> {
         summary,
         body,
         answer,
-        query: if idempotent_by_key { &[] } else { LIST_QUERY },
+        query,
+        statuses,
         problems,
-        creates: !body.is_empty(),
         idempotent_by_key,
     };
     vec![
@@ -43,7 +39,9 @@ pub fn routes() -> Vec<Route> {
             "Make an API key; the key is shown in this answer only",
             "ApiKey",
             "ApiKeyShown",
-            &["idempotency_mismatch"],
+            &[],
+            &[201],
+            &[],
             true,
         ),
         route(
@@ -53,6 +51,8 @@ pub fn routes() -> Vec<Route> {
             "List API keys by id, without the keys",
             "",
             "ApiKeyList",
+            PAGE_QUERY,
+            &[200],
             &[],
             false,
         ),
@@ -63,7 +63,9 @@ pub fn routes() -> Vec<Route> {
             "Revoke an API key, within a second and for good",
             "",
             "",
-            &["not_found", "idempotency_mismatch"],
+            &[],
+            &[204],
+            &["not_found"],
             true,
         ),
     ]

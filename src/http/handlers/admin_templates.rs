@@ -27,18 +27,17 @@ const COLLECTION: &str = "/v1/admin/templates";
 const ITEM: &str = "/v1/admin/templates/{id}";
 const STOCK: &str = "/v1/admin/templates/{id}/stock";
 
-/// What a list may be asked for.
 const LIST_QUERY: &[(&str, &str)] = &[
-    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
-    ("cursor", r#"{"type":"string"}"#),
     (
         "status",
         r#"{"type":"string","enum":["draft","pending_approval","approved","published","paused","stopped","finished"]}"#,
     ),
+    ("cursor", r#"{"type":"string"}"#),
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
 ];
 
 pub fn routes() -> Vec<Route> {
-    let read = |path, handler, summary, answer, query, problems| Route {
+    let read = |path, handler, summary, answer, problems| Route {
         method: Method::GET,
         path,
         door: Door::Internal,
@@ -47,12 +46,12 @@ pub fn routes() -> Vec<Route> {
         summary,
         body: "",
         answer,
-        query,
+        query: if path == COLLECTION { LIST_QUERY } else { &[] },
+        statuses: &[200],
         problems,
-        creates: false,
         idempotent_by_key: false,
     };
-    let write = |method, path: &'static str, access, handler, summary, body, answer, problems| Route {
+    let write = |method, path, access, handler, summary, body, answer, problems| Route {
         method,
         path,
         door: Door::Internal,
@@ -62,8 +61,12 @@ pub fn routes() -> Vec<Route> {
         body,
         answer,
         query: &[],
+        statuses: match (answer, path == COLLECTION) {
+            ("", _) => &[204],
+            (_, true) => &[201],
+            (_, false) => &[200],
+        },
         problems,
-        creates: path == COLLECTION,
         idempotent_by_key: true,
     };
     let step = |path, access, handler: Handler, summary, body, problems| {
@@ -78,17 +81,10 @@ pub fn routes() -> Vec<Route> {
             "Make a draft",
             "Template",
             "TemplateRecord",
-            &["name_taken", "idempotency_mismatch"],
+            &["name_taken"],
         ),
-        read(
-            COLLECTION,
-            handler!(list),
-            "List templates by id, perhaps of one status",
-            "TemplateList",
-            LIST_QUERY,
-            &[],
-        ),
-        read(ITEM, handler!(get), "Read a template", "TemplateRecord", &[], &["template_not_found"]),
+        read(COLLECTION, handler!(list), "List templates by id, perhaps of one status", "TemplateList", &[]),
+        read(ITEM, handler!(get), "Read a template", "TemplateRecord", &["template_not_found"]),
         write(
             Method::PATCH,
             ITEM,
@@ -97,14 +93,7 @@ pub fn routes() -> Vec<Route> {
             "Change a draft, or name, description and a later end of a published template (JSON merge patch, If-Match)",
             "TemplatePatch",
             "TemplateRecord",
-            &[
-                "template_not_found",
-                "precondition_required",
-                "precondition_failed",
-                "idempotency_mismatch",
-                "conflict",
-                "name_taken",
-            ],
+            &["template_not_found", "precondition_required", "precondition_failed", "conflict", "name_taken"],
         ),
         write(
             Method::DELETE,
@@ -114,7 +103,7 @@ pub fn routes() -> Vec<Route> {
             "Delete a draft",
             "",
             "",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict"],
+            &["template_not_found", "precondition_failed", "conflict"],
         ),
         step(
             "/v1/admin/templates/{id}/submit",
@@ -122,7 +111,7 @@ pub fn routes() -> Vec<Route> {
             handler!(submit),
             "Submit a draft for approval",
             "",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict"],
+            &["template_not_found", "precondition_failed", "conflict"],
         ),
         step(
             "/v1/admin/templates/{id}/approve",
@@ -130,7 +119,7 @@ pub fn routes() -> Vec<Route> {
             handler!(approve),
             "Approve, by a key that wrote none of it",
             "",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "four_eyes"],
+            &["template_not_found", "precondition_failed", "conflict", "four_eyes"],
         ),
         step(
             "/v1/admin/templates/{id}/reject",
@@ -138,7 +127,7 @@ pub fn routes() -> Vec<Route> {
             handler!(reject),
             "Send back to draft, with a reason",
             "Reason",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict"],
+            &["template_not_found", "precondition_failed", "conflict"],
         ),
         step(
             "/v1/admin/templates/{id}/publish",
@@ -146,7 +135,7 @@ pub fn routes() -> Vec<Route> {
             handler!(publish),
             "Publish: answered when Redis has it and it was read back",
             "",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
         ),
         step(
             "/v1/admin/templates/{id}/pause",
@@ -154,7 +143,7 @@ pub fn routes() -> Vec<Route> {
             handler!(pause),
             "Pause claiming",
             "",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
         ),
         step(
             "/v1/admin/templates/{id}/resume",
@@ -162,7 +151,7 @@ pub fn routes() -> Vec<Route> {
             handler!(resume),
             "Resume claiming",
             "",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
         ),
         step(
             "/v1/admin/templates/{id}/stop",
@@ -170,7 +159,7 @@ pub fn routes() -> Vec<Route> {
             handler!(stop),
             "Stop claiming for good",
             "",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
         ),
         step(
             STOCK,
@@ -178,7 +167,7 @@ pub fn routes() -> Vec<Route> {
             handler!(add_stock),
             "Add coupons",
             "StockAddition",
-            &["template_not_found", "precondition_failed", "idempotency_mismatch", "conflict", "unavailable"],
+            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
         ),
     ]
 }

@@ -61,7 +61,7 @@ pub fn routes() -> Vec<Route> {
             body: "",
             answer: "ClaimAnswer",
             query: &[],
-            creates: false,
+            statuses: &[200, 201],
             problems: CLAIM_PROBLEMS,
             idempotent_by_key: true,
         },
@@ -75,7 +75,7 @@ pub fn routes() -> Vec<Route> {
             body: "ClaimBatch",
             answer: "ClaimBatchAnswer",
             query: &[],
-            creates: false,
+            statuses: &[200],
             problems: &["unauthenticated", "forbidden", "invalid_request", "payload_too_large"],
             idempotent_by_key: false,
         },
@@ -144,15 +144,8 @@ async fn claim(
         throttle(app, Scope::User, app.hashing.user(&shopper.0.user))
     };
     throttled().inspect_err(gateway::count_refusal)?;
-    let request = ClaimRequest {
-        template,
-        user: &shopper.0.user,
-        facts: &shopper.0.facts,
-        channel,
-        ip: Some(ip),
-        device,
-        key,
-    };
+    let request =
+        ClaimRequest { template, user: &shopper.0.user, facts: &shopper.0.facts, channel, ip: Some(ip), device, key };
     gateway::claim(app, &entrance.lane, &entrance.lookups, request).await
 }
 
@@ -172,7 +165,10 @@ fn check_claim_body(bytes: &[u8]) -> Result<(), Problem> {
     match body::parse_json(bytes)? {
         Value::Object(members) if members.is_empty() => Ok(()),
         Value::Object(members) => Err(Problem::invalid(
-            members.keys().map(|name| field_error(name.clone(), "unknown_field", "a claim's body has no fields")).collect(),
+            members
+                .keys()
+                .map(|name| field_error(name.clone(), "unknown_field", "a claim's body has no fields"))
+                .collect(),
         )),
         _ => Err(Problem::of(ClaimOutcome::InvalidRequest, "a claim's body is empty or {}")),
     }
@@ -225,7 +221,10 @@ async fn one_of_batch(app: &App, template: TemplateId, claim: BatchClaim, reques
         key: claim.key.as_deref(),
     };
     let Some((lane, lookups)) = app.claims.background_lanes.get() else {
-        return with_status(503, Problem::of(ClaimOutcome::Unavailable, "this process serves no claims").to_json(request_id));
+        return with_status(
+            503,
+            Problem::of(ClaimOutcome::Unavailable, "this process serves no claims").to_json(request_id),
+        );
     };
     match gateway::claim(app, lane, lookups, request).await {
         Ok(granted) => {
@@ -256,7 +255,8 @@ fn with_status(status: u16, value: Value) -> Value {
 fn parse_batch(value: &Value) -> Result<Vec<BatchClaim>, Problem> {
     let mut errors = Vec::new();
     let mut claims = Vec::new();
-    let members = value.as_object().ok_or_else(|| Problem::of(ClaimOutcome::InvalidRequest, "the body is no object"))?;
+    let members =
+        value.as_object().ok_or_else(|| Problem::of(ClaimOutcome::InvalidRequest, "the body is no object"))?;
     for name in members.keys().filter(|name| *name != "claims") {
         errors.push(field_error(name.clone(), "unknown_field", "there is no such field"));
     }
@@ -375,7 +375,15 @@ mod tests {
         ], "more": 1});
         let problem = parse_batch(&body).err().unwrap();
         let fields: Vec<&str> = problem.errors.iter().map(|error| error.field.as_str()).collect();
-        for field in ["more", "claims[1].user_id", "claims[1].ip", "claims[2].device_id", "claims[2].color", "claims[2].user_id", "claims[3].facts"] {
+        for field in [
+            "more",
+            "claims[1].user_id",
+            "claims[1].ip",
+            "claims[2].device_id",
+            "claims[2].color",
+            "claims[2].user_id",
+            "claims[3].facts",
+        ] {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
         }
         assert!(parse_batch(&json!({"claims": []})).is_err());

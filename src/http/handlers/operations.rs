@@ -24,7 +24,7 @@ pub fn routes() -> Vec<Route> {
         body: "",
         answer,
         query: &[],
-        creates: false,
+        statuses: if path == "/readyz" { &[200, 503] } else { &[200] },
         problems: &[],
         idempotent_by_key: false,
     };

@@ -34,7 +34,15 @@ pub trait Stage {
     fn put(&mut self, id: TemplateId, terms: &Terms, ranges: Ranges);
     fn free(&mut self, id: TemplateId, revision: u32, watermark: EntryId) -> bool;
     fn trim(&mut self, watermark: EntryId);
-    fn reapply(&mut self, id: TemplateId, terms: &Terms, day: Day, rules: [QuotaRule; 3], rows: &[Row]);
+    /// Rows in ascending order of serials. Returns the refusal's detail, if there is one.
+    fn reapply(
+        &mut self,
+        id: TemplateId,
+        terms: &Terms,
+        day: Day,
+        rules: [QuotaRule; 3],
+        rows: &[Row],
+    ) -> Option<String>;
     fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault>;
     fn lookup(&mut self, identity: &Identity, groups: &[LookupGroup]) -> Result<LookupReply, Fault>;
     /// Of an open cell.
@@ -129,8 +137,9 @@ impl Stage for ModelStage {
         self.engine.cell().trim(watermark);
     }
 
-    fn reapply(&mut self, id: TemplateId, _: &Terms, day: Day, rules: [QuotaRule; 3], rows: &[Row]) {
+    fn reapply(&mut self, id: TemplateId, _: &Terms, day: Day, rules: [QuotaRule; 3], rows: &[Row]) -> Option<String> {
         self.engine.cell().reapply(id, day, rules, rows);
+        None
     }
 
     fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault> {
@@ -274,7 +283,14 @@ impl Stage for RedisStage<'_> {
         self.run(&call).expect("the queue is trimmed");
     }
 
-    fn reapply(&mut self, id: TemplateId, terms: &Terms, day: Day, rules: [QuotaRule; 3], rows: &[Row]) {
+    fn reapply(
+        &mut self,
+        id: TemplateId,
+        terms: &Terms,
+        day: Day,
+        rules: [QuotaRule; 3],
+        rows: &[Row],
+    ) -> Option<String> {
         let meta = self.meta();
         let template = self.keys.template(id);
         let quotas = self.keys.quotas().iter().map(|key| &**key);
@@ -296,7 +312,10 @@ impl Stage for RedisStage<'_> {
                 };
             }
         }
-        self.run(&call).expect("rows are reapplied");
+        match self.run(&call) {
+            Ok(_) => None,
+            Err(fault) => Some(fault.detail),
+        }
     }
 
     fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault> {
