@@ -22,6 +22,11 @@ pub const FLUSH_STOP_MS: u64 = 10_000;
 /// Time between two attempts to become the flusher of a cell.
 pub const FLUSHER_LOCK_PAUSE_MS: u64 = 500;
 
+/// A flusher that cannot go on for this long lets another process try: the fault may be its own
+/// network's.
+pub const FLUSHER_YIELD_MS: u64 = 5_000;
+const _: () = assert!(2 * FLUSHER_LOCK_PAUSE_MS < FLUSHER_YIELD_MS);
+
 /// The longest pause between two attempts to open a cell that failed after its epoch was raised:
 /// 65,535 epochs last 45 days at that pace.
 pub const OPEN_PAUSE_MAX_MS: u64 = 60_000;

@@ -2,7 +2,6 @@
 
 use clap::{Args, ValueEnum};
 
-use super::service;
 use super::signals::Signals;
 use super::{Failure, Source, descriptors, logging, runtime};
 use crate::serve::{self, Roles};
@@ -44,7 +43,7 @@ impl Serve {
         }
         runtime()?.block_on(async {
             let mut signals = Signals::catch()?;
-            let app = service::app(config).await?;
+            let app = super::app(config).await?;
             let stop = async move {
                 let signal = signals.next().await;
                 tracing::info!(signal, "stopping");

@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The template's id. It is made, approved by another key than its author's, and published the
 /// first time, and found again by its name afterwards. Returns when it can be claimed.
 pub async fn ensure_demo_template(app: Arc<App>) -> Result<u32, String> {
+    // The service does this, too, but perhaps not yet.
+    api_keys::ensure_admin_key(&app.pg, &app.config).await.map_err(|fault| fault.to_string())?;
     let id = match find(&app).await.map_err(|fault| fault.to_string())? {
         Some(id) => id,
         None => make(&app).await.map_err(|problem| format!("the demo's template was refused: {}", problem.detail))?,
@@ -35,7 +37,7 @@ pub async fn ensure_demo_template(app: Arc<App>) -> Result<u32, String> {
     let claimable = async {
         loop {
             match bring(&app, id).await {
-                Ok(()) if app.snapshot.load().templates.contains_key(&id) => return Ok(()),
+                Ok(()) if is_known(&app, id) => return Ok(()),
                 Ok(()) | Err(NotYet::NotOpen) => {}
                 Err(not_yet) => tracing::debug!(?not_yet, "the demo's template is not in Redis yet"),
             }
@@ -48,6 +50,11 @@ pub async fn ensure_demo_template(app: Arc<App>) -> Result<u32, String> {
     }
 }
 
+/// Whether this process' gateway can decide claims of it.
+fn is_known(app: &App, id: TemplateId) -> bool {
+    app.claims.cell.identity().is_some() && app.snapshot.load().templates.contains_key(&id)
+}
+
 async fn find(app: &App) -> Result<Option<TemplateId>, PgFault> {
     let client = app.pg.get().await?;
     let row = client.query_opt(include_str!("../sql/catalog/demo_template.sql"), &[&NAME]).await?;
@@ -55,6 +62,8 @@ async fn find(app: &App) -> Result<Option<TemplateId>, PgFault> {
 }
 
 async fn make(app: &App) -> Result<TemplateId, Problem> {
+    // The service makes it too, at the same moment.
+    api_keys::ensure_admin_key(&app.pg, &app.config).await?;
     let approver = app.api_keys.authenticate(app.config.auth.admin_key.expose()).await?;
     let mut client = app.pg.get().await?;
     let tx = client.transaction().await.map_err(PgFault::from)?;

@@ -76,6 +76,11 @@ pub fn encode(acquired: Millis, grants: &[Grant<'_>]) -> Vec<u8> {
     buf
 }
 
+/// When an entry's grants were made, without reading further.
+pub fn acquired(payload: &[u8]) -> Option<Millis> {
+    Some(be(payload.get(1..7)?) as Millis)
+}
+
 /// Takes an entry's payload apart.
 pub fn decode(id: EntryId, payload: &[u8]) -> Result<Vec<Grant<'_>>, BadEntry> {
     let mut rest = Reader(payload);

@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use redis::Value;
+use tokio_postgres::Client;
 
-use crate::domain::ids::{EntryId, Epoch, TemplateId};
+use super::cells;
+use crate::domain::ids::{CellId, EntryId, Epoch, TemplateId};
 use crate::domain::window::Millis;
 use crate::limits;
+use crate::pg::PgFault;
 use crate::redis::cell::{Identity, accepted, int, short, text};
 use crate::redis::client::{Call, Link};
 use crate::redis::fault::Fault;
@@ -88,6 +91,17 @@ fn trim_call(keys: &CellKeys, identity: &Identity, watermark: EntryId, templates
         call.arg(keys.template(*template).mark());
     }
     call
+}
+
+/// How many of `entries` follow on `after` without a gap, as [`contiguous`] says. Asks PostgreSQL
+/// only where a marker is among them.
+pub async fn follow(client: &Client, cell: CellId, after: EntryId, entries: &[QueueEntry]) -> Result<usize, PgFault> {
+    let mut finals = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.id.is_marker()) {
+        let ended = cells::final_before(client, cell, entry.id.epoch).await?;
+        finals.extend(ended.map(|ended| (entry.id.epoch, ended)));
+    }
+    Ok(contiguous(after, entries, |epoch| finals.iter().find(|(known, _)| *known == epoch).map(|(_, ended)| *ended)))
 }
 
 /// How many of `entries` follow on `after` without a gap.

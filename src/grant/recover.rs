@@ -1,7 +1,8 @@
 //! Opens a cell whose Redis came back empty or with another history.
 //!
-//! The same opening as ever, with cursors at the start: what Redis holds of the cell is kept in
-//! `set_aside` where PostgreSQL does not have it, wiped, and given back from PostgreSQL.
+//! The same opening as ever, with cursors at the start. What Redis holds of the stored history and
+//! PostgreSQL does not have yet becomes rows; what it holds beyond is kept in `set_aside`. Then the
+//! cell is wiped, and given back from PostgreSQL.
 //!
 //! It works while gateways and flushers run. A flusher that refuses a cell lets its advisory lock
 //! go between attempts, and whoever waits for the lock comes before those who only try; a flusher
@@ -15,9 +16,10 @@ use tokio_postgres::{Client, Statement};
 use super::cells::{self, cell_i16};
 use super::entry::{self, BadEntry, Grant};
 use super::opening::{OpenFault, Opened, Opening, Refusal};
-use super::queue::{QueueEntry, parse_entry};
+use super::queue::{self, QueueEntry, parse_entry};
+use super::writer::{WriteFault, Writer};
 use crate::config::{self, Config};
-use crate::domain::ids::{CellId, EntryId};
+use crate::domain::ids::{CellId, EntryId, Epoch};
 use crate::pg::{Pg, PgFault};
 use crate::redis::cell::{Identity, int, read_meta, short, text};
 use crate::redis::client::Redis;
@@ -28,6 +30,8 @@ use crate::redis::keys::CellKeys;
 #[derive(Clone, Debug)]
 pub struct Recovered {
     pub opened: Opened,
+    /// Grants that were on the queue and are rows now.
+    pub stored: u64,
     /// Grants of the history that was given up, kept in `set_aside`.
     pub kept: u64,
 }
@@ -49,15 +53,19 @@ pub async fn recover(
 ) -> Result<Recovered, String> {
     let told = |fault: OpenFault| fault.to_string();
     let client = lock(pg, cell).await?;
+    let timeout = config::ms(config.postgres.statement_timeout_ms) * 4;
+    let mut writer = Writer::new(client, cell, timeout).await.map_err(|fault| fault.to_string())?;
     let mut link = redis.link().await.map_err(|fault| fault.to_string())?;
     let keys = CellKeys::new(cell);
+    let redis_timeout = config::ms(config.redis.command_timeout_ms);
+    let quota = &config.quota;
     let mut opening = Opening {
-        client: &client,
+        client: writer.client(),
         link: &mut link,
         keys: &keys,
         cell,
-        quota: &config.quota,
-        timeout: config::ms(config.redis.command_timeout_ms),
+        quota,
+        timeout: redis_timeout,
         progress,
     };
     let (meta, refusal) = opening.inspect().await.map_err(told)?;
@@ -72,10 +80,21 @@ pub async fn recover(
     };
     let identity = opening.close(&meta).await.map_err(told)?;
     progress(&format!("epoch {}: grants are stopped", identity.epoch));
-    let kept = keep_queue(&client, redis, &keys, cell, reason).await?;
+    let stored = store_common(&mut writer, redis, &keys, cell, identity.epoch).await?;
+    progress(&format!("{stored} grants on the queue belong to the stored history and are rows now"));
+    let kept = keep_queue(writer.client(), redis, &keys, cell, reason).await?;
     progress(&format!("{kept} grants that PostgreSQL does not have are kept in set_aside, reason '{reason}'"));
     wipe(redis, &keys, &identity).await.map_err(|fault| fault.to_string())?;
     progress("the cell's keys are wiped");
+    let mut opening = Opening {
+        client: writer.client(),
+        link: &mut link,
+        keys: &keys,
+        cell,
+        quota,
+        timeout: redis_timeout,
+        progress,
+    };
     let (meta, _) = opening.inspect().await.map_err(told)?;
     if meta.epoch != 0 {
         return Err("someone else has made this cell anew: nothing more was done".into());
@@ -85,10 +104,11 @@ pub async fn recover(
         cell = cell.0,
         epoch = opened.identity.epoch,
         rows = opened.rows_reapplied,
+        stored,
         kept,
         "the cell was recovered"
     );
-    Ok(Recovered { opened, kept })
+    Ok(Recovered { opened, stored, kept })
 }
 
 /// Takes the cell's advisory lock, over the connection that will do the work.
@@ -107,6 +127,38 @@ async fn lock(pg: &Pg, cell: CellId) -> Result<Client, String> {
                 .into())
         }
         Err(fault) => Err(fault.to_string()),
+    }
+}
+
+/// Stores what follows on the watermark and lies before every recorded end of a history: up to
+/// there, this Redis and the one that went on had the same entries.
+async fn store_common(
+    writer: &mut Writer,
+    redis: &Redis,
+    keys: &CellKeys,
+    cell: CellId,
+    epoch: Epoch,
+) -> Result<u64, String> {
+    let told = |fault: PgFault| fault.to_string();
+    let mut stored = 0;
+    loop {
+        let at = cells::read(writer.client(), cell).await.map_err(told)?.position.watermark;
+        let mut entries = read_queue(redis, keys, at).await.map_err(|fault| fault.to_string())?;
+        while let Some(last) = entries.last() {
+            match cells::diverged(writer.client(), cell, last.id).await.map_err(told)? {
+                Some((_, ended)) => entries.retain(|entry| entry.id <= ended),
+                None => break,
+            }
+        }
+        let count = queue::follow(writer.client(), cell, at, &entries).await.map_err(told)?;
+        if count == 0 {
+            return Ok(stored);
+        }
+        let written = writer.write(epoch, at, &entries[..count]).await.map_err(|fault| match fault {
+            WriteFault::Zombie => "another process has taken this cell over".to_owned(),
+            WriteFault::Pg(fault) => fault.to_string(),
+        })?;
+        stored += written.rows as u64;
     }
 }
 

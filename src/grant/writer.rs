@@ -12,12 +12,13 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::{Client, Statement};
 
+use super::aside::SetAside;
 use super::cells::cell_i16;
 use super::entry::{self, BadEntry, Grant};
 use super::queue::QueueEntry;
+use super::rows::{Decoded, Row, pack, pack_entries, rows};
 use super::terms::TermsCache;
 use crate::domain::ids::{CellId, EntryId, Epoch, TemplateId};
-use crate::domain::user::UserRef;
 use crate::domain::window::Millis;
 use crate::pg::copy::CopyRows;
 use crate::pg::{PgFault, PgKind};
@@ -32,7 +33,7 @@ pub struct Writer {
     terms: TermsCache,
     advance: Statement,
     copy: Statement,
-    set_aside: Statement,
+    set_aside: SetAside,
 }
 
 /// What one transaction did.
@@ -55,22 +56,6 @@ pub enum WriteFault {
     Pg(PgFault),
 }
 
-/// An entry, taken apart as far as it can be.
-struct Decoded<'a> {
-    id: EntryId,
-    payload: &'a [u8],
-    grants: Result<Vec<Row<'a>>, BadEntry>,
-}
-
-/// A grant as a row of `user_coupons`, or the word for why it cannot be one.
-struct Row<'a> {
-    grant: Grant<'a>,
-    span: Result<(Millis, Millis), &'static str>,
-}
-
-/// Ten fields with their lengths, and a user reference of 20 to 107 bytes.
-const ROW_BYTES: usize = 160;
-
 const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 
 // === impl Writer ===
@@ -80,7 +65,7 @@ impl Writer {
         Ok(Writer {
             advance: client.prepare(include_str!("../sql/grant/advance.sql")).await?,
             copy: client.prepare(include_str!("../sql/grant/copy_coupons.sql")).await?,
-            set_aside: client.prepare(include_str!("../sql/grant/set_aside.sql")).await?,
+            set_aside: SetAside::prepare(&client, cell).await?,
             terms: TermsCache::default(),
             client,
             cell,
@@ -286,12 +271,12 @@ impl Writer {
         sqlstate: Option<&str>,
         reason: &str,
     ) -> Result<(), PgFault> {
-        set_grant_aside(&self.client, &self.set_aside, self.cell, id, grant, sqlstate, reason).await
+        self.set_aside.grant(&self.client, id, grant, sqlstate, reason).await
     }
 
     async fn set_entry_aside(&self, entry: &Decoded<'_>, bad: &BadEntry) -> Result<(), PgFault> {
         tracing::error!(cell = self.cell.0, entry = %entry.id, reason = bad.0, "an entry cannot be read: set aside");
-        set_entry_aside(&self.client, &self.set_aside, self.cell, entry.id, entry.payload, bad).await
+        self.set_aside.entry(&self.client, entry.id, entry.payload, bad).await
     }
 
     /// Takes the entries apart and reads what is not known of their templates.
@@ -307,29 +292,9 @@ impl Writer {
         let decoded = taken.into_iter().map(|(entry, grants)| Decoded {
             id: entry.id,
             payload: &entry.payload,
-            grants: grants.map(|grants| self.rows(grants)),
+            grants: grants.map(|grants| rows(grants, &self.terms)),
         });
         Ok(decoded.collect())
-    }
-
-    fn rows<'a>(&self, grants: Vec<Grant<'a>>) -> Vec<Row<'a>> {
-        // All grants of an entry have one time: the span is reckoned once a template.
-        let mut last: Option<(TemplateId, Result<(Millis, Millis), &'static str>)> = None;
-        let mut span_of = |grant: &Grant<'_>| match last {
-            Some((template, span)) if template == grant.template => span,
-            _ => {
-                let span = self.terms.get(grant.template).map(|terms| terms.span(grant.acquired));
-                last = Some((grant.template, span));
-                span
-            }
-        };
-        grants
-            .into_iter()
-            .map(|grant| {
-                let span = if is_user(grant.user) { span_of(&grant) } else { Err("no_user_reference") };
-                Row { grant, span }
-            })
-            .collect()
     }
 
     async fn run(&self, sql: &str) -> Result<(), WriteFault> {
@@ -337,117 +302,10 @@ impl Writer {
     }
 }
 
-fn pack_entries(entries: &[Decoded<'_>]) -> CopyRows {
-    let rows: usize = entries.iter().filter_map(|entry| entry.grants.as_ref().ok()).map(Vec::len).sum();
-    let mut copy = CopyRows::with_capacity(rows * ROW_BYTES);
-    for rows in entries.iter().filter_map(|entry| entry.grants.as_ref().ok()) {
-        pack_into(&mut copy, rows);
-    }
-    copy
-}
-
-fn pack(rows: &[Row<'_>]) -> CopyRows {
-    let mut copy = CopyRows::with_capacity(rows.len() * ROW_BYTES);
-    pack_into(&mut copy, rows);
-    copy
-}
-
-/// Packs the grants that can be rows, in the columns of `copy_coupons.sql`.
-fn pack_into(copy: &mut CopyRows, rows: &[Row<'_>]) {
-    for Row { grant, span } in rows {
-        let Ok((from, until)) = *span else { continue };
-        copy.row(10)
-            .int4(grant.template.as_i32())
-            .int8(grant.serial as i64)
-            .int4(grant.epoch.into())
-            .text(grant.user)
-            .int8(grant.claim_key_hash as i64)
-            .int8_or_null(grant.ip_hash.map(|hash| hash as i64))
-            .int8_or_null(grant.device_hash.map(|hash| hash as i64))
-            .time(grant.acquired)
-            .time(from)
-            .time(until);
-    }
-}
-
 /// Whether a row is at fault. A COPY stream that PostgreSQL cannot follow is ours: setting every row
 /// aside would not mend it.
 fn is_bad_data(fault: &PgFault) -> bool {
     fault.kind == PgKind::Data && !matches!(fault.sqlstate.as_deref(), Some("22P03" | "22P04"))
-}
-
-fn is_user(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| UserRef::from_store(text).is_some())
-}
-
-/// Sets one grant aside. A user that is no reference is kept as bytes.
-pub async fn set_grant_aside(
-    client: &Client,
-    statement: &Statement,
-    cell: CellId,
-    id: EntryId,
-    grant: &Grant<'_>,
-    sqlstate: Option<&str>,
-    reason: &str,
-) -> Result<(), PgFault> {
-    let user = std::str::from_utf8(grant.user).ok().filter(|user| is_user(user.as_bytes()));
-    let payload = user.is_none().then(|| entry::encode(grant.acquired, std::slice::from_ref(grant)));
-    client
-        .execute(
-            statement,
-            &[
-                &cell_i16(cell),
-                &i32::from(id.epoch),
-                &(id.seq as i64),
-                &grant.template.as_i32(),
-                &(grant.serial as i64),
-                &i32::from(grant.epoch),
-                &user,
-                &(grant.claim_key_hash as i64),
-                &grant.ip_hash.map(|hash| hash as i64),
-                &grant.device_hash.map(|hash| hash as i64),
-                &(grant.acquired as f64),
-                &payload,
-                &sqlstate,
-                &reason,
-            ],
-        )
-        .await?;
-    Ok(())
-}
-
-/// Sets an entry aside that cannot be read.
-pub async fn set_entry_aside(
-    client: &Client,
-    statement: &Statement,
-    cell: CellId,
-    id: EntryId,
-    payload: &[u8],
-    bad: &BadEntry,
-) -> Result<(), PgFault> {
-    let (no_int, no_big, no_text) = (None::<i32>, None::<i64>, None::<&str>);
-    client
-        .execute(
-            statement,
-            &[
-                &cell_i16(cell),
-                &i32::from(id.epoch),
-                &(id.seq as i64),
-                &no_int,
-                &no_big,
-                &no_int,
-                &no_text,
-                &no_big,
-                &no_big,
-                &no_big,
-                &None::<f64>,
-                &payload,
-                &no_text,
-                &bad.to_string(),
-            ],
-        )
-        .await?;
-    Ok(())
 }
 
 impl From<PgFault> for WriteFault {

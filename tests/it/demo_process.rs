@@ -210,7 +210,7 @@ fn what_is_in_the_way_is_one_sentence() {
 
     let taken = TcpListener::bind(("127.0.0.1", place.public)).unwrap();
     let text = place.refusal(&mut place.command(&[]));
-    assert!(text.contains("is taken by another program") && text.contains("FLOODGATE_PUBLIC_LISTEN"), "{text}");
+    assert!(text.contains("is taken by another process") && text.contains("FLOODGATE_PUBLIC_LISTEN"), "{text}");
     drop(taken);
 
     let text = place.refusal(place.command(&[]).env("PATH", "/nowhere"));

@@ -420,3 +420,87 @@ async fn freed_templates_are_tombstones_and_quotas_come_back() {
     assert_eq!(world.claim(T1, &users(1..=1)).await, [Claimed::Replayed(1)]);
     flusher.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forced_recovery_of_a_sound_redis_loses_nothing() {
+    let world = World::new("forced").await;
+    world.template(100, true).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    world.claim(T1, &users(1..=10)).await;
+    world.flushed(EntryId::new(1, 1)).await;
+    flusher.stop().await;
+    world.claim(T1, &users(11..=15)).await;
+    let recovered = recover(&world.pg, &world.redis, CELL, &world.config, true, &|_| {}).await.unwrap();
+    assert_eq!((recovered.stored, recovered.kept, recovered.opened.rows_reapplied), (5, 0, 15));
+    assert_eq!(world.claim(T1, &users(1..=15)).await, (1..=15).map(Claimed::Replayed).collect::<Vec<_>>());
+    assert_eq!(serials(&world.claim(T1, &users(16..=16)).await), [16]);
+    let flusher = world.flusher();
+    world.flushed(world.meta().await.last).await;
+    flusher.stop().await;
+    assert_eq!(world.serials().await, (1..=16).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openings_that_died_halfway_leave_the_cell_closed_and_openable() {
+    let world = World::new("halfway").await;
+    world.template(100, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    world.claim(T1, &users(1..=5)).await;
+    flusher.stop().await;
+    world.claim(T1, &users(6..=9)).await;
+    // Died before Redis heard of it; then after it was closed; then after the end was recorded.
+    world.sql("UPDATE cells SET epoch = 2").await;
+    let flusher = world.flusher();
+    world.opened(3).await;
+    flusher.stop().await;
+    world.sql("UPDATE cells SET epoch = 4").await;
+    world.close(4).await;
+    let flusher = world.flusher();
+    world.opened(5).await;
+    flusher.stop().await;
+    world.claim(T1, &users(10..=12)).await;
+    world.sql("UPDATE cells SET epoch = 6; INSERT INTO cell_openings VALUES (0, 6, 5, 1)").await;
+    world.close(6).await;
+    let flusher = world.flusher();
+    world.opened(7).await;
+    assert_eq!(serials(&world.claim(T1, &users(13..=14)).await), [13, 14]);
+    world.flushed(EntryId::new(7, 1)).await;
+    flusher.stop().await;
+    assert_eq!(world.serials().await, (1..=14).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_went_back_twice_is_told_from_the_one_that_went_on() {
+    let mut world = World::new("twice").await;
+    world.template(100, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    flusher.stop().await;
+    let mut copies = Vec::new();
+    for user in 1..=3 {
+        world.claim(T1, &users(user..=user)).await;
+        copies.push(world.copy_redis());
+    }
+    // Epoch 2 goes on from 1-2, epoch 3 from 1-1, neither with a flusher that stores anything.
+    for (epoch, copy) in [(2, 1), (3, 0)] {
+        world.kill_redis();
+        world.put_redis_back(&copies[copy]);
+        world.start_redis().await;
+        world
+            .sql(&format!(
+                "UPDATE cells SET epoch = {epoch}; INSERT INTO cell_openings VALUES (0, {epoch}, 1, {})",
+                copy + 1
+            ))
+            .await;
+    }
+    // 1-2 lies before the end that epoch 2 recorded, and beyond the one of epoch 3.
+    for (copy, diverged) in [(0, false), (1, true), (2, true)] {
+        world.kill_redis();
+        world.put_redis_back(&copies[copy]);
+        world.start_redis().await;
+        let judged = floodgate::grant::recover::judge(&world.pg, &world.redis, CELL).await.unwrap();
+        assert_eq!(judged.is_some(), diverged, "{judged:?}");
+    }
+}

@@ -238,6 +238,13 @@ impl World {
         outcomes(&reply[8..], users.len())
     }
 
+    /// What an opener does that dies thereafter.
+    pub async fn close(&self, epoch: Epoch) {
+        let mut call = Call::new(Script::CellClose, [self.keys.meta()].into_iter());
+        call.arg(epoch).arg(self.meta().await.live_replid);
+        accepted(self.redis.pooled(&call).await.unwrap()).unwrap();
+    }
+
     /// Puts an entry on the queue past the claim script.
     pub async fn push(&self, payload: &[u8]) {
         let epoch = self.meta().await.epoch;

@@ -90,14 +90,9 @@ impl ClockRedis {
 
     /// Writes all data to the dump from which the next start reads.
     pub fn save(&self) {
-        self.plain(redis::cmd("SAVE").to_owned());
-    }
-
-    /// One command on a connection of its own.
-    pub fn plain(&self, command: redis::Cmd) -> redis::Value {
         let client = redis::Client::open(self.url()).expect("an address");
         let mut connection = client.get_connection().expect("the server takes connections");
-        command.query(&mut connection).expect("the server takes the command")
+        redis::cmd("SAVE").exec(&mut connection).expect("the dump is written");
     }
 
     /// The gateway's own client for this server.

@@ -285,7 +285,7 @@ impl<'a> World<'a> {
     }
 
     /// Moves the clock to where the cell's is, if it is behind.
-    fn catch_up(&mut self) {
+    pub fn catch_up(&mut self) {
         let clock = self.model.meta().clock;
         self.move_clock(self.now.max(clock));
     }
