@@ -8,7 +8,10 @@
 --       5 whether the template counts in quotas ("1" or "0"), 6-11 quota limit and window in ms of
 --       user, IP, device, 12 number of rows; then for each row: user ("" for a row set aside
 --       whose user is unknown), receipt (21 bytes), IP key, device key (8 bytes or "")
--- Returns {1, cursor}, or {0, word}: "role", "replid", "epoch", "open", "template", "clock".
+-- Returns {1, cursor}, or {0, word}: "role", "replid", "epoch", "open", "template", "range" (a row
+--       beyond the ranges that the template was given: put them first), "clock" (also: more than a
+--       second behind a row), "day" (the template has a total per day, and the day is another by now).
+-- The cell's clock does not stay behind the rows': a quota could not hold a stamp from the future.
 -- Cost: a constant number of calls, and up to 6 more for a row within a quota's window.
 
 local info = redis.call('INFO', 'replication')
@@ -17,15 +20,23 @@ if string.match(info, 'master_replid:(%x+)') ~= ARGV[1] then return { 0, 'replid
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'open', 'clock', 'up', 'ip', 'dp', 'uw', 'iw', 'dw')
 if m[1] ~= ARGV[2] then return { 0, 'epoch' } end
 if m[2] == '1' then return { 0, 'open' } end
-local now = clock(m[3])
-if not now then return { 0, 'clock' } end
-local t = redis.call('HMGET', KEYS[2], 'st', 'next', 'last', 'more', 'day', 'dc')
+local t = redis.call('HMGET', KEYS[2], 'st', 'next', 'last', 'more', 'day', 'dc', 'given', 'tl')
 if not t[1] or t[1] == '9' then return { 0, 'template' } end
 
-local nxt, last, more = tonumber(t[2]), tonumber(t[3]), t[4]
-local day_start, day_end = tonumber(ARGV[3]), tonumber(ARGV[4])
-local today = tonumber(t[5]) == day_start and tonumber(t[6]) or 0
 local rows = tonumber(ARGV[12])
+local latest = tonumber(m[3]) or 0
+for r = 1, rows do
+  local receipt = ARGV[12 + 4 * r - 2]
+  if struct.unpack('>I5', receipt) > tonumber(t[7]) then return { 0, 'range' } end
+  latest = math.max(latest, struct.unpack('>I6', receipt, 8))
+end
+local now = clock(latest)
+if not now then return { 0, 'clock' } end
+local day_start, day_end = tonumber(ARGV[3]), tonumber(ARGV[4])
+if tonumber(t[8]) > 0 and (now < day_start or now >= day_end) then return { 0, 'day' } end
+
+local nxt, last, more = tonumber(t[2]), tonumber(t[3]), t[4]
+local today = tonumber(t[5]) == day_start and tonumber(t[6]) or 0
 
 local quotas = {}
 for s = 1, 3 do
@@ -96,6 +107,7 @@ if #order > 0 then
 end
 redis.call('HSET', KEYS[2], 'next', string.format('%.0f', nxt), 'last', string.format('%.0f', last),
   'more', more, 'day', ARGV[3], 'dc', tostring(today))
+redis.call('HSET', KEYS[1], 'clock', string.format('%.0f', now))
 for s, name in ipairs({ 'up', 'ip', 'dp' }) do
   if quotas[s].wrote then
     redis.call('HSET', KEYS[1], name, string.format('%.0f', quotas[s].period), ({ 'uw', 'iw', 'dw' })[s], ARGV[5 + 2 * s])

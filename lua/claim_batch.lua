@@ -14,7 +14,7 @@
 --       then for each claim its user; for each its claim record; for each under quotas its IP
 --       key and for each under quotas its device key (8 bytes or none).
 --       Claims stand in the order of their templates, templates with quotas first.
--- Returns {0, word} when nothing was executed; else {1, now in ms, the queue's last entry id,
+-- Returns {0, word, now in ms?} when nothing was executed; else {1, now in ms, the queue's last entry id,
 --       the batch's entry id or "", and for each template a string: revision (4), stock
 --       generation (4), status (1) and by status
 --         0  a record for each claim: outcome (1), then
@@ -33,7 +33,7 @@ local wrong = mismatch(meta[1], meta[2], meta[3])
 if wrong then return { 0, wrong } end
 local now = clock(meta[4])
 if not now then return { 0, 'clock' } end
-if now >= tonumber(ARGV[3]) then return { 0, 'deadline' } end
+if now >= tonumber(ARGV[3]) then return { 0, 'deadline', now } end
 
 local templates, under_quota = tonumber(ARGV[5]), tonumber(ARGV[6])
 local full = call('XLEN', KEYS[2]) >= tonumber(ARGV[4])
@@ -87,8 +87,7 @@ for g = 1, templates do
     local refusal
     if t[1] ~= '1' then refusal = TEMPLATE_INACTIVE
     elseif now < tonumber(t[4]) then refusal = NOT_STARTED
-    elseif now >= tonumber(t[5]) then refusal = ENDED
-    elseif full then refusal = OVERLOADED end
+    elseif now >= tonumber(t[5]) then refusal = ENDED end
     if (per_day > 0 or total_day > 0) and (now < day_start or now >= day_end) then
       status, i = 2, i + count
     else
@@ -139,6 +138,7 @@ for g = 1, templates do
             end
           end
           if not outcome and total_day > 0 and today >= total_day then outcome = DAILY_LIMIT_REACHED end
+          if not outcome and full then outcome = OVERLOADED end
           if not outcome then
             if run == 0 or nxt ~= run_first + run then
               if run > 0 then payload[run_at] = id .. pack('>I5I2', run_first, run) end

@@ -4,7 +4,7 @@
 //! standard error.
 //!
 //! # Layout
-//! - [`serve`], [`demo`]: run the service; [`service`] is the one place where it is started
+//! - [`serve`], [`demo`]: run the service
 //! - [`migrate`], [`token`], [`config`], [`doctor`], [`recover`]: run once and end
 //! - [`logging`], [`signals`], [`descriptors`], [`out`]: what the commands share
 
@@ -17,22 +17,22 @@ pub mod migrate;
 pub mod out;
 pub mod recover;
 pub mod serve;
-pub mod service;
 pub mod signals;
 pub mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::app::App;
 use crate::config::{Config, ConfigError, Layers};
-
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FLOODGATE_COMMIT"), ")");
+use crate::pg::{Pg, migrate as migrate_pg};
 
 /// The gateway in front of a promotion's hottest second.
 #[derive(Parser)]
-#[command(name = "floodgate", version = VERSION)]
+#[command(name = "floodgate", version = crate::VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -97,6 +97,12 @@ pub fn main() -> ExitCode {
         out::warn(format_args!("floodgate: {line}"));
     }
     ExitCode::from(code)
+}
+
+/// What a process shares, with settings that fit the installation.
+pub async fn app(config: Config) -> Result<Arc<App>, String> {
+    let users = migrate_pg::check(&Pg::new(&config.postgres)?, &config).await?;
+    App::new(config, users)
 }
 
 /// A runtime with a thread a core.

@@ -4,22 +4,26 @@
 
 use clap::Args;
 
-use super::{Failure, Source, logging, out, runtime, service};
+use super::{Failure, Source, app, logging, out, runtime};
+use crate::grant::recover::recover;
 
 #[derive(Args)]
 pub struct Recover {
     /// Do it: without this, recover only says what it would mean
     #[arg(long)]
     yes: bool,
+    /// Wipe a Redis, too, whose history is the one that PostgreSQL knows
+    #[arg(long, requires = "yes")]
+    force: bool,
     #[command(flatten)]
     source: Source,
 }
 
 const MEANING: &str = "\
-recover makes Redis anew from PostgreSQL's rows and opens the cell under a new epoch.
-Grants that were acknowledged by Redis alone, and that are not in PostgreSQL, are given up:
-their codes answer claim_lost, and their serials may be granted again.
-First make sure that the Redis which had them will not come back (a replica, a backup, a volume).
+recover wipes the cell in Redis, makes it anew from PostgreSQL's rows, and opens it under a new epoch.
+Grants that Redis alone acknowledged and lost are given up: their codes answer claim_lost. What Redis
+still has and PostgreSQL has not is kept in the table set_aside.
+First make sure that a Redis with more (a replica, a backup, a volume) is not to be had.
 Then run it again with --yes.";
 
 // === impl Recover ===
@@ -33,9 +37,13 @@ impl Recover {
         }
         logging::start(&config.log)?;
         runtime()?.block_on(async {
-            let app = service::app(config).await?;
-            let done = service::recover(app).await?;
-            out::say(done);
+            let app = app(config).await?;
+            let progress = |sentence: &str| out::say(sentence);
+            let done = recover(&app.pg, &app.redis, app.cell, &app.config, self.force, &progress).await?;
+            out::say(format_args!(
+                "the cell is open under epoch {}: {} rows given back, {} grants kept in set_aside",
+                done.opened.identity.epoch, done.opened.rows_reapplied, done.kept
+            ));
             Ok(())
         })
     }

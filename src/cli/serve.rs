@@ -2,9 +2,9 @@
 
 use clap::{Args, ValueEnum};
 
-use super::service::{self, Roles};
 use super::signals::Signals;
 use super::{Failure, Source, descriptors, logging, runtime};
+use crate::serve::{self, Roles};
 use crate::telemetry;
 
 #[derive(Args)]
@@ -43,12 +43,12 @@ impl Serve {
         }
         runtime()?.block_on(async {
             let mut signals = Signals::catch()?;
-            let app = service::app(config).await?;
+            let app = super::app(config).await?;
             let stop = async move {
                 let signal = signals.next().await;
                 tracing::info!(signal, "stopping");
             };
-            Ok(service::run(app, roles, stop).await?)
+            Ok(serve::run(app, roles, stop).await?)
         })
     }
 

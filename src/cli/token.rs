@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde::Serialize;
 
 use super::{Failure, Source};
+use crate::admission::identity::{self, TokenClaims};
 use crate::config::Auth;
 use crate::demo::folder;
 use crate::domain::user::UserId;
@@ -43,22 +42,6 @@ pub struct Token {
     source: Source,
 }
 
-/// What a token says. Absent facts are left out.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Claims {
-    pub sub: String,
-    pub iss: String,
-    pub aud: String,
-    pub iat: i64,
-    pub exp: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub level: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub registered_at: Option<String>,
-}
-
 // === impl Token ===
 
 impl Token {
@@ -74,18 +57,17 @@ impl Token {
             Some(data) => folder::settings(data, self.source.layers()?)?.build()?.auth,
             None => self.source.config()?.auth,
         };
-        let now = Utc::now().timestamp();
-        let claims = |user: String| -> Result<Claims, Failure> {
+        let now = now_s();
+        let claims = |user: String| -> Result<TokenClaims, Failure> {
             if UserId::parse(&user).is_none() {
                 return Err(Failure::Usage(format!(
                     "{user:?} is no user id: 1 to 64 characters of printable ASCII without space"
                 )));
             }
-            Ok(Claims {
+            Ok(TokenClaims {
                 sub: user,
                 iss: auth.jwt_issuer.clone(),
                 aud: auth.jwt_audience.clone(),
-                iat: now,
                 exp: now + seconds,
                 level: self.level.clone(),
                 tags: self.tags.clone(),
@@ -98,7 +80,7 @@ impl Token {
         };
         let mut out = BufWriter::new(std::io::stdout().lock());
         for user in users {
-            let token = sign(&auth, &claims(user)?)?;
+            let token = identity::sign(&auth, &claims(user)?)?;
             match writeln!(out, "{token}") {
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                 written => written.map_err(|error| format!("cannot print: {error}"))?,
@@ -111,30 +93,27 @@ impl Token {
     }
 }
 
-/// A token signed with HS256.
-pub fn sign(auth: &Auth, claims: &Claims) -> Result<String, String> {
-    let key = EncodingKey::from_secret(auth.jwt_secret.expose().as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key)
-        .map_err(|error| format!("cannot sign the token: {error}"))
-}
-
 /// A token with no facts, good for some days: what `demo` prints.
-pub fn plain(auth: &Auth, user: &str, days: i64) -> Result<String, String> {
-    let now = Utc::now().timestamp();
-    let claims = Claims {
+pub fn plain(auth: &Auth, user: &str, days: u64) -> Result<String, String> {
+    let claims = TokenClaims {
         sub: user.into(),
         iss: auth.jwt_issuer.clone(),
         aud: auth.jwt_audience.clone(),
-        iat: now,
-        exp: now + days * 86_400,
-        ..Default::default()
+        exp: now_s() + days * 86_400,
+        level: None,
+        tags: Vec::new(),
+        registered_at: None,
     };
-    sign(auth, &claims)
+    identity::sign(auth, &claims)
 }
 
-fn seconds(text: &str) -> Option<i64> {
+fn now_s() -> u64 {
+    Utc::now().timestamp().unsigned_abs()
+}
+
+fn seconds(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: i64 = number.parse().ok().filter(|number| (1..=1_000_000).contains(number))?;
+    let number: u64 = number.parse().ok().filter(|number| (1..=1_000_000).contains(number))?;
     Some(match unit {
         "s" => number,
         "m" => number * 60,

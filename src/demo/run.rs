@@ -4,7 +4,7 @@
 //! service drains first, while its stores still answer. A store that dies in between is started
 //! again: the service survives that.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -15,18 +15,19 @@ use super::postgres_server::{PostgresOptions, PostgresServer};
 use super::redis_server::{RedisOptions, RedisServer};
 use super::template::ensure_demo_template;
 use crate::cli::out::{say, step, warn};
-use crate::cli::service::{self, Roles};
 use crate::cli::signals::Signals;
-use crate::cli::token;
+use crate::cli::{self, token};
 use crate::config::{Config, Secret};
+use crate::http::listener;
 use crate::pg::{Pg, migrate};
+use crate::serve::{self, Roles};
 
 const LOOK: Duration = Duration::from_millis(200);
 /// Before a store that died is started again; doubles up to the second.
 const RESTART_MIN: Duration = Duration::from_secs(1);
 const RESTART_MAX: Duration = Duration::from_secs(30);
 /// How long the printed shopper's token is good.
-const TOKEN_DAYS: i64 = 30;
+const TOKEN_DAYS: u64 = 30;
 const SHOPPER: &str = "u-1";
 
 /// A demo that is about to run.
@@ -41,16 +42,9 @@ struct Servers {
     postgres: PostgresServer,
 }
 
-/// One sentence if something listens there already. Without SO_REUSEPORT: with it, the system
-/// would let two gateways share the port, each with half of the requests.
+/// One sentence if something listens there already: before the stores are started.
 pub fn check_free(address: SocketAddr, variable: &str) -> Result<(), String> {
-    match TcpListener::bind(address) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(format!("{address} is taken by another program: stop it, or set {variable} to another address"))
-        }
-        Err(error) => Err(format!("cannot listen on {address}: {error}")),
-    }
+    listener::probe(address).map_err(|error| format!("{error} with {variable}"))
 }
 
 // === impl Demo ===
@@ -76,7 +70,7 @@ impl Demo {
         let admin_key = servers.data.admin_key();
         let (stop, stopping) = watch::channel(false);
         let watching = tokio::spawn(servers.keep_running(stopping.clone()));
-        let served = serve(config, &admin_key.display().to_string(), signals, stop.clone(), stopping).await;
+        let served = serve_demo(config, &admin_key.display().to_string(), signals, stop.clone(), stopping).await;
         // Whether it was asked to stop or failed: from here on the stores go, too.
         stop.send_replace(true);
         let mut servers = watching.await.map_err(|error| format!("the watch over the stores ended: {error}"))?;
@@ -85,7 +79,7 @@ impl Demo {
     }
 }
 
-async fn serve(
+async fn serve_demo(
     config: Config,
     admin_key: &str,
     mut signals: Signals,
@@ -94,11 +88,11 @@ async fn serve(
 ) -> Result<(), String> {
     let pg = Pg::new(&config.postgres)?;
     step("migrating the schema", migrate::migrate(&pg, &config)).await?;
-    let app = service::app(config).await?;
+    let app = cli::app(config).await?;
     let asked = async move {
         let _ = stopping.wait_for(|stop| *stop).await;
     };
-    let mut service = pin!(service::run(app.clone(), Roles::ALL, asked));
+    let mut service = pin!(serve::run(app.clone(), Roles::ALL, asked));
     let template = tokio::select! {
         made = step("putting a template on sale", ensure_demo_template(app.clone())) => made,
         result = &mut service => return result.and(Err("the service ended before it was up".into())),
@@ -240,6 +234,8 @@ impl Servers {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -247,7 +243,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error = check_free(address, "FLOODGATE_PUBLIC_LISTEN").unwrap_err();
-        assert!(error.contains("is taken by another program") && error.contains("FLOODGATE_PUBLIC_LISTEN"), "{error}");
+        assert!(error.contains("is taken by another process") && error.contains("FLOODGATE_PUBLIC_LISTEN"), "{error}");
         drop(taken);
         check_free(address, "FLOODGATE_PUBLIC_LISTEN").unwrap();
     }

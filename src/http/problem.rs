@@ -102,6 +102,10 @@ impl Problem {
         row(self.code).1
     }
 
+    pub fn title(&self) -> &'static str {
+        row(self.code).2
+    }
+
     pub fn retryable(&self) -> bool {
         row(self.code).3
     }

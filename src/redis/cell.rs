@@ -242,6 +242,8 @@ fn parse_holding(value: Value) -> Result<Holding, Fault> {
         Value::Nil => 0,
         value => ranges_size(&text(value)?).ok_or_else(|| Fault::reply("no ranges"))?,
     };
+    // A tombstone has no open range.
+    let open = if fields[10] == Value::Nil { 0 } else { (number(10)? + 1 - number(9)?).max(0) as u64 };
     Ok(Holding {
         state: number(0)? as u8,
         revision: number(1)?,
@@ -252,7 +254,7 @@ fn parse_holding(value: Value) -> Result<Holding, Fault> {
         per_user_daily: number(6)? as u32,
         daily: number(7)? as u64,
         quotas: number(8)? == 1,
-        remaining: (number(10)? + 1 - number(9)?).max(0) as u64 + more,
+        remaining: open + more,
         given: number(12)? as u64,
         day: number(13)?,
         day_count: number(14)? as u64,

@@ -1,0 +1,16 @@
+//! The claim path between the front door and Redis. It never touches PostgreSQL.
+//!
+//! # Layout
+//! - [`engine`]: what a batch of claims is, and what can become of it; the trait that decides
+//! - [`redis_engine`]: the engine that sells, over the Lua scripts
+//! - [`model_engine`]: the same decisions in plain sequential Rust, to test the scripts against
+//! - [`cell`]: which history of the cell this process believes in
+//! - [`lane`]: where claims wait for the batch in flight
+//! - [`doubt`]: claims whose outcome is unknown, until their deadline has passed
+
+pub mod cell;
+pub mod doubt;
+pub mod engine;
+pub mod lane;
+pub mod model_engine;
+pub mod redis_engine;

@@ -1,0 +1,84 @@
+//! Which history of the cell this process believes in.
+//!
+//! A check when a connection is made fences nothing, so the scripts check on every call. When one
+//! finds a mismatch, the cell's meta is read again: if it is open, on a master, and the recorded
+//! replication id is the live one, its epoch is adopted; else the cell is closed for this process
+//! until that is so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+use super::engine::Engine;
+use crate::clock::mono_ms;
+use crate::redis::cell::{CellMeta, Identity};
+use crate::telemetry::metrics;
+
+/// The identity that this process believes in, shared by its lanes.
+#[derive(Default)]
+pub struct Cell {
+    identity: ArcSwapOption<Identity>,
+    /// Redis' time less this process' monotonic time, in ms, plus one; 0: not known.
+    clock_offset: AtomicU64,
+}
+
+/// Between two looks at the meta of a cell that is closed.
+const ADOPT_PAUSE: Duration = Duration::from_millis(50);
+
+// === impl Cell ===
+
+impl Cell {
+    /// The identity to claim under. `None`: the cell is not open, as far as this process knows.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.load_full()
+    }
+
+    /// A script refused `used`: forget it, unless another one was adopted meanwhile.
+    pub fn doubt(&self, used: &Identity) {
+        let current = self.identity.load();
+        if current.as_deref() == Some(used) {
+            let _ = self.identity.compare_and_swap(&*current, None);
+            metrics().cell_epoch.set(0.0);
+        }
+    }
+
+    /// Takes over what the cell's meta says.
+    pub fn adopt(&self, meta: &CellMeta) -> Option<Arc<Identity>> {
+        self.see_clock(meta.now);
+        let identity = Identity::of(meta).map(Arc::new);
+        metrics().cell_epoch.set(identity.as_ref().map_or(0.0, |identity| f64::from(identity.epoch)));
+        self.identity.store(identity.clone());
+        identity
+    }
+
+    /// Notes Redis' time as an answer told it: never later than it is now.
+    pub fn see_clock(&self, redis_now: i64) {
+        self.clock_offset.store((redis_now - mono_ms() as i64 + 1) as u64, Ordering::Relaxed);
+    }
+
+    /// Redis' time now: at most one round trip behind it. `None` before the first answer.
+    pub fn redis_now(&self) -> Option<i64> {
+        match self.clock_offset.load(Ordering::Relaxed) {
+            0 => None,
+            offset => Some(mono_ms() as i64 + offset as i64 - 1),
+        }
+    }
+}
+
+/// Keeps looking while the cell is closed, so that readiness does not wait for a claim.
+pub async fn watch(cell: Arc<Cell>, mut engine: impl Engine) {
+    loop {
+        if cell.identity().is_none() {
+            match tokio::time::timeout(Duration::from_secs(2), engine.meta()).await {
+                Ok(Ok(meta)) => {
+                    cell.adopt(&meta);
+                }
+                Ok(Err(fault)) => metrics().redis_error(fault.kind),
+                Err(_) => metrics().redis_error("timeout"),
+            }
+        }
+        tokio::time::sleep(ADOPT_PAUSE).await;
+    }
+}

@@ -1,0 +1,524 @@
+//! Where claims wait for the batch in flight.
+//!
+//! Natural batching: a lane takes all that wait and never waits for more; the next batch forms
+//! while this one is at Redis. A lane answers every claim that it accepted, and says only what is
+//! certain: a batch whose outcome is unknown is looked up once its deadline has passed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::cell::Cell;
+use super::doubt::Doubts;
+use super::engine::{
+    Batch, BatchReply, Claim, Decision, Engine, Group, GroupReply, Held, LookupGroup, LookupGroupReply, LookupReply,
+    Mismatch,
+};
+use crate::catalog::snapshot::LiveTemplate;
+use crate::clock::mono_ms;
+use crate::config;
+use crate::domain::ids::EntryId;
+use crate::domain::outcome::{ClaimOutcome, Scope};
+use crate::domain::window::{Day, Millis};
+use crate::redis::cell::Identity;
+use crate::redis::fault::{Executed, Fault};
+use crate::redis::keys::CellKeys;
+use crate::telemetry::metrics;
+
+/// What a lane has to say of a claim.
+#[derive(Debug)]
+pub enum Answer {
+    /// Granted in `entry`, which ack level `postgres` waits for.
+    Granted {
+        held: Held,
+        entry: EntryId,
+    },
+    /// Granted before; the row is stored at the latest with `last`.
+    Replayed {
+        held: Held,
+        last: EntryId,
+    },
+    UserLimit(Vec<Held>),
+    Quota {
+        scope: Scope,
+        until: Millis,
+    },
+    Refused(ClaimOutcome),
+    /// Whether it was granted is not known; its deadline has passed, so the same key will tell.
+    Unknown,
+}
+
+/// A claim on its way into a lane.
+pub struct Job {
+    pub template: Arc<LiveTemplate>,
+    pub claim: Claim,
+}
+
+/// The entrance of a lane. Cheap to clone.
+#[derive(Clone)]
+pub struct LaneHandle {
+    jobs: mpsc::Sender<Queued>,
+    load: Arc<Load>,
+    batch_max: usize,
+    wait_max: Duration,
+}
+
+/// What the lanes of a process share.
+pub struct LaneShared {
+    pub cell: Arc<Cell>,
+    pub doubts: Arc<Doubts>,
+    pub keys: CellKeys,
+    pub settings: config::Claim,
+}
+
+struct Queued {
+    job: Job,
+    since: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// How full a lane is and how long a batch takes: what early shedding goes by.
+#[derive(Default)]
+struct Load {
+    waiting: AtomicUsize,
+    /// Smoothed time of a batch, in microseconds.
+    batch_us: AtomicU64,
+}
+
+/// The claims of one template in a batch, with those who wait for the answers.
+struct Bundle {
+    template: Arc<LiveTemplate>,
+    group: Group,
+    answers: Vec<oneshot::Sender<Answer>>,
+}
+
+struct Lane<E> {
+    engine: E,
+    shared: Arc<LaneShared>,
+    load: Arc<Load>,
+}
+
+/// Tries of one batch while it is certain that nothing was executed.
+const TRIES_MAX: usize = 4;
+
+/// How long the lookup that settles an unknown outcome may take.
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(1000);
+
+// === impl LaneHandle ===
+
+impl LaneHandle {
+    /// Hands a claim in. `Err`: the lane is too full, with the time in ms after which it may not be.
+    pub fn submit(&self, job: Job) -> Result<oneshot::Receiver<Answer>, u64> {
+        let ahead = self.load.waiting.load(Ordering::Relaxed);
+        let batches = (ahead / self.batch_max + 1) as u64;
+        let wait = Duration::from_micros(batches * self.load.batch_us.load(Ordering::Relaxed));
+        if wait > self.wait_max && ahead > 0 {
+            return Err(wait.as_millis() as u64);
+        }
+        let (answer, answered) = oneshot::channel();
+        let queued = Queued { job, since: Instant::now(), answer };
+        // Counted before it is visible, so that the lane never subtracts what was not added.
+        self.load.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.jobs.try_send(queued).is_err() {
+            self.load.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(wait.as_millis().max(10) as u64);
+        }
+        Ok(answered)
+    }
+}
+
+/// Starts a lane as a task of the present runtime. It ends, with everything answered, when the
+/// last handle is dropped.
+pub fn start<E: Engine>(engine: E, shared: Arc<LaneShared>) -> (LaneHandle, tokio::task::JoinHandle<()>) {
+    let settings = &shared.settings;
+    let (jobs, queue) = mpsc::channel(settings.lane_max);
+    let load = Arc::new(Load::default());
+    let handle = LaneHandle {
+        jobs,
+        load: load.clone(),
+        batch_max: settings.batch_max,
+        wait_max: config::ms(settings.wait_max_ms),
+    };
+    let lane = Lane { engine, shared, load };
+    (handle, tokio::spawn(lane.run(queue)))
+}
+
+// === impl Lane ===
+
+impl<E: Engine> Lane<E> {
+    async fn run(mut self, mut queue: mpsc::Receiver<Queued>) {
+        let batch_max = self.shared.settings.batch_max;
+        let wait_max = config::ms(self.shared.settings.wait_max_ms);
+        let mut taken = Vec::with_capacity(batch_max);
+        while queue.recv_many(&mut taken, batch_max).await > 0 {
+            let begun = Instant::now();
+            self.load.waiting.fetch_sub(taken.len(), Ordering::Relaxed);
+            metrics().lane_waiting.set(queue.len() as f64);
+            metrics().batch_size.record(taken.len() as f64);
+            metrics().claim_lane_seconds.record(begun.duration_since(taken[0].since));
+            let bundles = self.bundle(taken.drain(..).filter_map(|queued| {
+                if begun.duration_since(queued.since) <= wait_max {
+                    return Some(queued);
+                }
+                let _ = queued.answer.send(Answer::Refused(ClaimOutcome::Overloaded));
+                None
+            }));
+            if !bundles.is_empty() {
+                self.decide(bundles).await;
+            }
+            let took = begun.elapsed();
+            metrics().claim_redis_seconds.record(took);
+            let smoothed = (self.load.batch_us.load(Ordering::Relaxed) * 7 + took.as_micros() as u64) / 8;
+            self.load.batch_us.store(smoothed, Ordering::Relaxed);
+        }
+    }
+
+    /// Sorts claims by template, those under quotas first, as the script wants them.
+    fn bundle(&self, queued: impl Iterator<Item = Queued>) -> Vec<Bundle> {
+        let mut bundles: Vec<Bundle> = Vec::with_capacity(1);
+        for Queued { job: Job { template, claim }, answer, .. } in queued {
+            let at = match bundles.iter().position(|bundle| bundle.template.id == template.id) {
+                Some(at) => at,
+                None => {
+                    let group = Group {
+                        template: template.id,
+                        keys: self.shared.keys.template(template.id),
+                        quotas: template.definition.quotas,
+                        day: Day { start: 0, end: 0 },
+                        claims: Vec::new(),
+                    };
+                    bundles.push(Bundle { template, group, answers: Vec::new() });
+                    bundles.len() - 1
+                }
+            };
+            bundles[at].group.claims.push(claim);
+            bundles[at].answers.push(answer);
+        }
+        bundles.sort_by_key(|bundle| !bundle.group.quotas);
+        bundles
+    }
+
+    /// Decides a batch, again where it is certain that nothing was executed and time is left.
+    async fn decide(&mut self, mut bundles: Vec<Bundle>) {
+        let begun = Instant::now();
+        let budget = config::ms(self.shared.settings.deadline_ms);
+        let margin = config::ms(self.shared.settings.answer_margin_ms);
+        for _ in 0..TRIES_MAX {
+            let left = budget.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let Some(identity) = self.identity(left).await else { break };
+            let Some(redis_now) = self.shared.cell.redis_now() else { break };
+            for bundle in &mut bundles {
+                bundle.group.day = day_of(&bundle.template, redis_now);
+            }
+            let (groups, waiting): (Vec<_>, Vec<_>) =
+                bundles.into_iter().map(|bundle| (bundle.group, (bundle.template, bundle.answers))).unzip();
+            let left = budget.saturating_sub(begun.elapsed());
+            let batch = Batch {
+                deadline: redis_now + left.as_millis() as Millis,
+                backlog_max: self.shared.settings.backlog_entries_max,
+                groups,
+            };
+            let sent = mono_ms();
+            let reply = tokio::time::timeout(left + margin, self.engine.claim(&identity, &batch)).await;
+            bundles = waiting
+                .into_iter()
+                .zip(batch.groups)
+                .map(|((template, answers), group)| Bundle { template, group, answers })
+                .collect();
+            match reply.unwrap_or_else(|_| Err(Fault::timeout())) {
+                Ok(BatchReply::Executed { now, last, entry, groups }) => {
+                    self.shared.cell.see_clock(now);
+                    bundles = answer_all(bundles, groups, identity.epoch, now, last, entry, sent);
+                    if bundles.is_empty() {
+                        return;
+                    }
+                }
+                Ok(BatchReply::NotExecuted { reason, now }) => {
+                    if let Some(now) = now {
+                        self.shared.cell.see_clock(now);
+                    }
+                    match reason {
+                        Mismatch::Identity => {
+                            metrics().identity_mismatch.increment(1);
+                            self.shared.cell.doubt(&identity);
+                        }
+                        Mismatch::Deadline => {}
+                        Mismatch::Clock => {
+                            metrics().clock_behind.increment(1);
+                            tracing::error!("Redis' clock is more than a second behind what the cell has seen");
+                            break;
+                        }
+                    }
+                }
+                Err(fault) => {
+                    metrics().redis_error(fault.kind);
+                    tracing::warn!(error = %fault, claims = count(&bundles), "a batch of claims has no answer");
+                    self.shared.cell.doubt(&identity);
+                    if fault.executed == Executed::Unknown {
+                        return self.settle(bundles, Instant::now() + left, batch.deadline);
+                    }
+                    break;
+                }
+            }
+        }
+        refuse_all(bundles, ClaimOutcome::Unavailable);
+    }
+
+    /// The identity to claim under; where there is none, one look at the cell's meta.
+    async fn identity(&mut self, left: Duration) -> Option<Arc<Identity>> {
+        if let Some(identity) = self.shared.cell.identity() {
+            return Some(identity);
+        }
+        match tokio::time::timeout(left, self.engine.meta()).await.unwrap_or_else(|_| Err(Fault::timeout())) {
+            Ok(meta) => self.shared.cell.adopt(&meta),
+            Err(fault) => {
+                metrics().redis_error(fault.kind);
+                None
+            }
+        }
+    }
+
+    /// Notes the claims as in doubt and, in the background, looks them up when their deadline has
+    /// passed: what is found was granted, what is not found never will be by this batch.
+    ///
+    /// `deadline` is when that is by this process' clock, `redis_deadline` by Redis' own: only an
+    /// answer from behind both is final.
+    fn settle(&self, bundles: Vec<Bundle>, deadline: Instant, redis_deadline: Millis) {
+        let until = mono_ms() + deadline.saturating_duration_since(Instant::now()).as_millis() as u64 + 1;
+        let claims = bundles.iter().flat_map(|bundle| {
+            let id = bundle.template.id;
+            bundle.group.claims.iter().map(move |claim| (id, claim.user.clone(), claim.claim_key_hash))
+        });
+        self.shared.doubts.note(claims, until);
+        let mut engine = self.engine.another();
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until((deadline + Duration::from_millis(1)).into()).await;
+            let groups: Vec<LookupGroup> = bundles.iter().map(lookup_group).collect();
+            let found = tokio::time::timeout(SETTLE_TIMEOUT, async {
+                let identity = match shared.cell.identity() {
+                    Some(identity) => identity,
+                    None => shared.cell.adopt(&engine.meta().await.ok()?)?,
+                };
+                match engine.lookup(&identity, &groups).await.ok()? {
+                    LookupReply::Executed { now, last, groups } if now >= redis_deadline => Some((last, groups)),
+                    _ => None,
+                }
+            })
+            .await
+            .ok()
+            .flatten();
+            match found {
+                Some((last, groups)) => settle_all(bundles, groups, last),
+                None => bundles.into_iter().flat_map(|bundle| bundle.answers).for_each(|answer| {
+                    let _ = answer.send(Answer::Unknown);
+                }),
+            }
+            shared.doubts.sweep();
+        });
+    }
+}
+
+fn count(bundles: &[Bundle]) -> usize {
+    bundles.iter().map(|bundle| bundle.answers.len()).sum()
+}
+
+/// The local day where a limit asks for it; else any, the script does not look.
+fn day_of(template: &LiveTemplate, now: Millis) -> Day {
+    let definition = &template.definition;
+    if definition.stock.daily.is_some() || definition.limits.per_user_daily.is_some() {
+        Day::of(definition.timezone, now)
+    } else {
+        Day { start: 0, end: 0 }
+    }
+}
+
+fn lookup_group(bundle: &Bundle) -> LookupGroup {
+    let claims = bundle.group.claims.iter().map(|claim| (claim.user.clone(), claim.claim_key_hash)).collect();
+    LookupGroup { keys: bundle.group.keys.clone(), claims }
+}
+
+/// Answers what was decided; gives back what must be asked again because the day has moved.
+fn answer_all(
+    bundles: Vec<Bundle>,
+    replies: Vec<GroupReply>,
+    epoch: u16,
+    now: Millis,
+    last: EntryId,
+    entry: Option<EntryId>,
+    sent: u64,
+) -> Vec<Bundle> {
+    let mut again = Vec::new();
+    for (bundle, reply) in bundles.into_iter().zip(replies) {
+        let (generation, decisions) = match reply {
+            GroupReply::DayMoved => {
+                again.push(bundle);
+                continue;
+            }
+            GroupReply::NotLoaded => {
+                refuse_all(vec![bundle], ClaimOutcome::Unavailable);
+                continue;
+            }
+            GroupReply::Decided { generation, decisions, .. } => (generation, decisions),
+        };
+        for (answer, decision) in bundle.answers.into_iter().zip(decisions) {
+            let _ = answer.send(match decision {
+                Decision::Granted(serial) => {
+                    Answer::Granted { held: Held { serial, epoch, acquired: now }, entry: entry.unwrap_or(last) }
+                }
+                Decision::Replayed(held) => Answer::Replayed { held, last },
+                Decision::UserLimit(held) => Answer::UserLimit(held),
+                Decision::Quota { scope, until } => Answer::Quota { scope, until },
+                Decision::Refused(outcome) => {
+                    if outcome == ClaimOutcome::SoldOut {
+                        bundle.template.latch.set(generation, sent);
+                        bundle.template.latch.touch(sent);
+                    }
+                    Answer::Refused(outcome)
+                }
+            });
+        }
+    }
+    again
+}
+
+fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryId) {
+    for (bundle, reply) in bundles.into_iter().zip(replies) {
+        match reply {
+            LookupGroupReply::Found(receipts) => {
+                for (answer, receipt) in bundle.answers.into_iter().zip(receipts) {
+                    let _ = answer.send(match receipt {
+                        Some(held) => Answer::Granted { held, entry: last },
+                        None => Answer::Refused(ClaimOutcome::Unavailable),
+                    });
+                }
+            }
+            LookupGroupReply::Freed => refuse_all(vec![bundle], ClaimOutcome::Ended),
+            LookupGroupReply::NotLoaded => {
+                bundle.answers.into_iter().for_each(|answer| {
+                    let _ = answer.send(Answer::Unknown);
+                });
+            }
+        }
+    }
+}
+
+fn refuse_all(bundles: Vec<Bundle>, outcome: ClaimOutcome) {
+    for answer in bundles.into_iter().flat_map(|bundle| bundle.answers) {
+        let _ = answer.send(Answer::Refused(outcome));
+    }
+}
+
+// === Lookups before a refusal ===
+
+/// What a lookup found for a claim that the gateway itself would refuse.
+#[derive(Debug)]
+pub enum Lookup {
+    Found {
+        held: Held,
+        last: EntryId,
+    },
+    /// The claim key was not granted.
+    NotFound,
+    /// The cell cannot tell at this moment.
+    Unavailable,
+}
+
+/// The entrance of the lane for lookups: the same natural batches, read-only, on a connection of
+/// its own so that no claim waits behind them.
+#[derive(Clone)]
+pub struct LookupHandle {
+    jobs: mpsc::Sender<LookupJob>,
+}
+
+struct LookupJob {
+    template: Arc<LiveTemplate>,
+    claim: (crate::domain::user::UserRef, u64),
+    answer: oneshot::Sender<Lookup>,
+}
+
+// === impl LookupHandle ===
+
+impl LookupHandle {
+    /// Looks a claim key up. A full lane is `Unavailable`.
+    pub async fn find(&self, template: Arc<LiveTemplate>, user: crate::domain::user::UserRef, key: u64) -> Lookup {
+        let (answer, answered) = oneshot::channel();
+        metrics().lookups.increment(1);
+        if self.jobs.try_send(LookupJob { template, claim: (user, key), answer }).is_err() {
+            return Lookup::Unavailable;
+        }
+        answered.await.unwrap_or(Lookup::Unavailable)
+    }
+}
+
+/// Starts the lane for lookups as a task of the present runtime.
+pub fn start_lookups<E: Engine>(engine: E, shared: Arc<LaneShared>) -> LookupHandle {
+    let (jobs, queue) = mpsc::channel(shared.settings.lane_max);
+    let lane = Lane { engine, shared, load: Arc::default() };
+    tokio::spawn(lane.run_lookups(queue));
+    LookupHandle { jobs }
+}
+
+impl<E: Engine> Lane<E> {
+    async fn run_lookups(mut self, mut queue: mpsc::Receiver<LookupJob>) {
+        let batch_max = self.shared.settings.batch_max;
+        let mut taken = Vec::with_capacity(batch_max);
+        while queue.recv_many(&mut taken, batch_max).await > 0 {
+            let mut groups: Vec<(LookupGroup, Vec<oneshot::Sender<Lookup>>)> = Vec::new();
+            let mut ids = Vec::new();
+            for job in taken.drain(..) {
+                let at = ids.iter().position(|id| *id == job.template.id).unwrap_or_else(|| {
+                    ids.push(job.template.id);
+                    let keys = self.shared.keys.template(job.template.id);
+                    groups.push((LookupGroup { keys, claims: Vec::new() }, Vec::new()));
+                    ids.len() - 1
+                });
+                groups[at].0.claims.push(job.claim);
+                groups[at].1.push(job.answer);
+            }
+            let (groups, answers): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
+            let found = self.look_up(&groups).await;
+            for (at, answers) in answers.into_iter().enumerate() {
+                for (claim, answer) in answers.into_iter().enumerate() {
+                    let _ = answer.send(match &found {
+                        None => Lookup::Unavailable,
+                        Some((last, groups)) => match &groups[at] {
+                            LookupGroupReply::Found(receipts) => match receipts[claim] {
+                                Some(held) => Lookup::Found { held, last: *last },
+                                None => Lookup::NotFound,
+                            },
+                            LookupGroupReply::Freed => Lookup::NotFound,
+                            LookupGroupReply::NotLoaded => Lookup::Unavailable,
+                        },
+                    });
+                }
+            }
+        }
+    }
+
+    async fn look_up(&mut self, groups: &[LookupGroup]) -> Option<(EntryId, Vec<LookupGroupReply>)> {
+        let budget = config::ms(self.shared.settings.deadline_ms);
+        for _ in 0..2 {
+            let identity = self.identity(budget).await?;
+            let reply = tokio::time::timeout(budget, self.engine.lookup(&identity, groups)).await;
+            match reply.unwrap_or_else(|_| Err(Fault::timeout())) {
+                Ok(LookupReply::Executed { now, last, groups }) => {
+                    self.shared.cell.see_clock(now);
+                    return Some((last, groups));
+                }
+                Ok(LookupReply::NotExecuted(Mismatch::Identity)) => self.shared.cell.doubt(&identity),
+                Ok(LookupReply::NotExecuted(_)) => return None,
+                Err(fault) => {
+                    metrics().redis_error(fault.kind);
+                    self.shared.cell.doubt(&identity);
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,295 @@
+//! The engine that sells: batches over the Lua scripts, on one connection of its own.
+//!
+//! After a fault whose outcome is unknown the connection is dropped, so that no late answer can be
+//! taken for another batch's; the next call connects anew.
+
+use redis::Value;
+
+use super::engine::{
+    Batch, BatchReply, Claim, Decision, Engine, GroupReply, Held, LookupGroup, LookupGroupReply, LookupReply, Mismatch,
+};
+use crate::domain::ids::EntryId;
+use crate::domain::outcome::{ClaimOutcome, Scope};
+use crate::domain::window::Millis;
+use crate::redis::cell::{CellMeta, Identity, be, int, read_meta, short, text};
+use crate::redis::client::{Call, Link, Redis};
+use crate::redis::fault::{Executed, Fault};
+use crate::redis::keys::CellKeys;
+use crate::redis::scripts::Script;
+
+/// One connection, made when it is needed.
+pub struct RedisEngine {
+    redis: Redis,
+    keys: CellKeys,
+    link: Option<Link>,
+    record: Vec<u8>,
+}
+
+/// Reads the fields of a packed reply.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+// === impl RedisEngine ===
+
+impl RedisEngine {
+    pub fn new(redis: Redis, keys: CellKeys) -> Self {
+        RedisEngine { redis, keys, link: None, record: Vec::new() }
+    }
+
+    async fn send(&mut self, call: &Call) -> Result<Value, Fault> {
+        // The link is out while the call is under way: a caller that gives up loses it.
+        let mut link = self.take_link().await?;
+        let result = link.call(call).await;
+        self.keep(link, &result);
+        result
+    }
+
+    async fn take_link(&mut self) -> Result<Link, Fault> {
+        match self.link.take() {
+            Some(link) => Ok(link),
+            None => self.redis.link().await,
+        }
+    }
+
+    fn keep<T>(&mut self, link: Link, result: &Result<T, Fault>) {
+        let intact = match result {
+            Ok(_) => true,
+            Err(fault) => fault.executed == Executed::No && fault.kind != "connect",
+        };
+        if intact {
+            self.link = Some(link);
+        }
+    }
+
+    fn batch_call(&mut self, identity: &Identity, batch: &Batch) -> Call {
+        let names = [self.keys.meta(), self.keys.queue()];
+        let quotas = self.keys.quotas().iter().map(|key| &**key);
+        let templates = batch.groups.iter().flat_map(|group| [group.keys.template(), group.keys.receipts()]);
+        let names: Vec<&str> = names.into_iter().chain(quotas).chain(templates).collect();
+        let mut call = Call::new(Script::ClaimBatch, names.into_iter());
+        let under_quota: usize = batch.groups.iter().filter(|group| group.quotas).map(|group| group.claims.len()).sum();
+        identity.put(&mut call);
+        call.arg(batch.deadline).arg(batch.backlog_max).arg(batch.groups.len()).arg(under_quota);
+        for group in &batch.groups {
+            call.arg(group.keys.mark()).bytes(&group.template.0.to_be_bytes()).arg(group.claims.len());
+            call.arg(group.day.start).arg(group.day.end);
+        }
+        let all = || batch.groups.iter().flat_map(|group| &group.claims);
+        for claim in all() {
+            call.bytes(claim.user.as_bytes());
+        }
+        for claim in all() {
+            self.record.clear();
+            encode_claim_record(&mut self.record, claim);
+            call.bytes(&self.record);
+        }
+        let quota_keys: [fn(&Claim) -> Option<u64>; 2] = [|claim| claim.ip, |claim| claim.device];
+        for key_of in quota_keys {
+            for claim in batch.groups.iter().filter(|group| group.quotas).flat_map(|group| &group.claims) {
+                match key_of(claim) {
+                    Some(hash) => call.bytes(&hash.to_be_bytes()),
+                    None => call.bytes(b""),
+                };
+            }
+        }
+        call
+    }
+
+    fn lookup_call(&self, identity: &Identity, groups: &[LookupGroup]) -> Call {
+        let mut names = vec![self.keys.meta()];
+        names.extend(groups.iter().flat_map(|group| [group.keys.template(), group.keys.receipts()]));
+        let mut call = Call::new(Script::LookupBatch, names.into_iter());
+        identity.put(&mut call);
+        call.arg(groups.len());
+        for group in groups {
+            call.arg(group.claims.len());
+        }
+        for (user, _) in groups.iter().flat_map(|group| &group.claims) {
+            call.bytes(user.as_bytes());
+        }
+        for (_, key) in groups.iter().flat_map(|group| &group.claims) {
+            call.bytes(&key.to_be_bytes());
+        }
+        call
+    }
+}
+
+impl Engine for RedisEngine {
+    async fn meta(&mut self) -> Result<CellMeta, Fault> {
+        let mut link = self.take_link().await?;
+        let meta = read_meta(&mut link, &self.keys).await;
+        self.keep(link, &meta);
+        meta
+    }
+
+    async fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault> {
+        let call = self.batch_call(identity, batch);
+        parse_batch_reply(self.send(&call).await?, batch)
+    }
+
+    async fn lookup(&mut self, identity: &Identity, groups: &[LookupGroup]) -> Result<LookupReply, Fault> {
+        let call = self.lookup_call(identity, groups);
+        parse_lookup_reply(self.send(&call).await?, groups)
+    }
+
+    fn another(&self) -> Self {
+        RedisEngine::new(self.redis.clone(), self.keys.clone())
+    }
+}
+
+/// A claim as the queue stores it (`lua/README.md`, "Claim record").
+pub fn encode_claim_record(buffer: &mut Vec<u8>, claim: &Claim) {
+    buffer.extend_from_slice(&claim.claim_key_hash.to_be_bytes());
+    buffer.push(u8::from(claim.ip.is_some()) | u8::from(claim.device.is_some()) << 1);
+    buffer.push(claim.user.as_bytes().len() as u8);
+    buffer.extend_from_slice(claim.user.as_bytes());
+    for hash in [claim.ip, claim.device].into_iter().flatten() {
+        buffer.extend_from_slice(&hash.to_be_bytes());
+    }
+}
+
+fn parse_batch_reply(reply: Value, batch: &Batch) -> Result<BatchReply, Fault> {
+    let Value::Array(elements) = reply else { return Err(Fault::reply("no array")) };
+    match elements.first() {
+        Some(Value::Int(0)) => {
+            let reason = Mismatch::of(&text(elements.get(1).ok_or_else(short)?)?);
+            let now = elements.get(2).map(int).transpose()?;
+            return Ok(BatchReply::NotExecuted { reason, now });
+        }
+        Some(Value::Int(1)) if elements.len() == 4 + batch.groups.len() => {}
+        _ => return Err(short()),
+    }
+    let mut groups = Vec::with_capacity(batch.groups.len());
+    for (group, element) in batch.groups.iter().zip(&elements[4..]) {
+        let Value::BulkString(bytes) = element else { return Err(Fault::reply("no group")) };
+        groups.push(parse_group(bytes, group.claims.len()).ok_or_else(|| Fault::reply("no group reply"))?);
+    }
+    Ok(BatchReply::Executed {
+        now: int(&elements[1])?,
+        last: entry_id(&elements[2])?.unwrap_or(EntryId::ZERO),
+        entry: entry_id(&elements[3])?,
+        groups,
+    })
+}
+
+fn entry_id(value: &Value) -> Result<Option<EntryId>, Fault> {
+    match text(value)?.as_str() {
+        "" => Ok(None),
+        id => EntryId::parse(id).map(Some).ok_or_else(|| Fault::reply("no entry id")),
+    }
+}
+
+fn parse_group(bytes: &[u8], claims: usize) -> Option<GroupReply> {
+    let mut reader = Reader { rest: bytes };
+    let revision = reader.number(4)? as u32;
+    let generation = reader.number(4)? as u32;
+    let decisions = match reader.number(1)? {
+        0 => (0..claims).map(|_| reader.decision()).collect::<Option<Vec<_>>>()?,
+        1 => {
+            let first = reader.number(5)?;
+            (first..first + claims as u64).map(Decision::Granted).collect()
+        }
+        2 => return Some(GroupReply::DayMoved),
+        3 => return Some(GroupReply::NotLoaded),
+        _ => return None,
+    };
+    reader.rest.is_empty().then_some(GroupReply::Decided { revision, generation, decisions })
+}
+
+fn parse_lookup_reply(reply: Value, groups: &[LookupGroup]) -> Result<LookupReply, Fault> {
+    let Value::Array(elements) = reply else { return Err(Fault::reply("no array")) };
+    match elements.first() {
+        Some(Value::Int(0)) => {
+            return Ok(LookupReply::NotExecuted(Mismatch::of(&text(elements.get(1).ok_or_else(short)?)?)));
+        }
+        Some(Value::Int(1)) if elements.len() == 3 + groups.len() => {}
+        _ => return Err(short()),
+    }
+    let mut replies = Vec::with_capacity(groups.len());
+    for (group, element) in groups.iter().zip(&elements[3..]) {
+        let Value::BulkString(bytes) = element else { return Err(Fault::reply("no group")) };
+        replies.push(parse_lookup_group(bytes, group.claims.len()).ok_or_else(|| Fault::reply("no group reply"))?);
+    }
+    Ok(LookupReply::Executed {
+        now: int(&elements[1])?,
+        last: entry_id(&elements[2])?.unwrap_or(EntryId::ZERO),
+        groups: replies,
+    })
+}
+
+fn parse_lookup_group(bytes: &[u8], claims: usize) -> Option<LookupGroupReply> {
+    let mut reader = Reader { rest: bytes };
+    match reader.number(1)? {
+        0 => {
+            let mut found = Vec::with_capacity(claims);
+            for _ in 0..claims {
+                found.push(if reader.number(1)? == 0 { None } else { Some(reader.held()?) });
+            }
+            reader.rest.is_empty().then_some(LookupGroupReply::Found(found))
+        }
+        3 => Some(LookupGroupReply::NotLoaded),
+        9 => Some(LookupGroupReply::Freed),
+        _ => None,
+    }
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    fn number(&mut self, bytes: usize) -> Option<u64> {
+        let (head, rest) = self.rest.split_at_checked(bytes)?;
+        self.rest = rest;
+        Some(be(head))
+    }
+
+    fn held(&mut self) -> Option<Held> {
+        Some(Held { serial: self.number(5)?, epoch: self.number(2)? as u16, acquired: self.number(6)? as Millis })
+    }
+
+    fn decision(&mut self) -> Option<Decision> {
+        Some(match ClaimOutcome::from_number(self.number(1)? as u8)? {
+            ClaimOutcome::Granted => Decision::Granted(self.number(5)?),
+            ClaimOutcome::Replayed => Decision::Replayed(self.held()?),
+            ClaimOutcome::UserLimitReached => {
+                let count = self.number(1)?;
+                Decision::UserLimit((0..count).map(|_| self.held()).collect::<Option<Vec<_>>>()?)
+            }
+            ClaimOutcome::QuotaExceeded => Decision::Quota {
+                scope: match self.number(1)? {
+                    1 => Scope::User,
+                    2 => Scope::Ip,
+                    3 => Scope::Device,
+                    _ => return None,
+                },
+                until: self.number(6)? as Millis,
+            },
+            other => Decision::Refused(other),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_read_whole_or_not_at_all() {
+        let head = [0, 0, 0, 5, 0, 0, 0, 2];
+        let whole = [&head[..], &[0, 1, 0, 0, 0, 0, 9, 24]].concat();
+        assert_eq!(
+            parse_group(&whole, 2),
+            Some(GroupReply::Decided {
+                revision: 5,
+                generation: 2,
+                decisions: vec![Decision::Granted(9), Decision::Refused(ClaimOutcome::SoldOut)]
+            })
+        );
+        assert_eq!(parse_group(&whole, 3), None, "a claim without a record");
+        assert_eq!(parse_group(&whole, 1), None, "a record without a claim");
+        let run = [&head[..], &[1, 0, 0, 0, 0, 7]].concat();
+        let Some(GroupReply::Decided { decisions, .. }) = parse_group(&run, 2) else { panic!() };
+        assert_eq!(decisions, [Decision::Granted(7), Decision::Granted(8)]);
+        assert_eq!(parse_group(&[&head[..], &[2]].concat(), 2), Some(GroupReply::DayMoved));
+    }
+}
