@@ -156,7 +156,7 @@ fn promises_hold(world: &World, setting: &Setting) -> Result<(), TestCaseError> 
                         quotas.entry((scope, key)).or_default().push(row.receipt.acquired);
                     }
                 };
-                note(0, Some(row.user.as_bytes().to_vec()));
+                note(0, row.user.as_ref().map(|user| user.as_bytes().to_vec()));
                 note(1, row.ip.map(|ip| ip.to_be_bytes().to_vec()));
                 note(2, row.device.map(|device| device.to_be_bytes().to_vec()));
             }

@@ -14,7 +14,7 @@ use floodgate::redis::scripts::Script;
 use redis::Value;
 
 use super::support::clock_redis;
-use super::support::stage::{RedisStage, Stage};
+use super::support::stage::{ModelStage, RedisStage, Stage};
 
 /// 2026-06-18 12:00 UTC.
 const NOON: Millis = 1_781_784_000_000;
@@ -168,7 +168,7 @@ fn every_script_works_right_after_the_script_cache_is_lost() {
 /// The coupon with this number, in the hands of the user of the same number.
 fn row(number: usize, acquired: Millis) -> Row {
     let receipt = Receipt { serial: number as u64, epoch: 1, acquired, claim_key_hash: number as u64 };
-    Row { user: user(number), receipt, ip: Some(number as u64), device: None }
+    Row { user: Some(user(number)), receipt, ip: Some(number as u64), device: None }
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn rows_are_reapplied_once() {
     }
     stage.open(2, RULES);
     for row in &rows {
-        let holding = stage.holding(id, Some(&row.user));
+        let holding = stage.holding(id, row.user.as_ref());
         assert_eq!(holding.receipts, [row.receipt]);
         assert_eq!(holding.remaining, 995);
     }
@@ -242,6 +242,32 @@ fn a_template_with_a_daily_total_is_reapplied_on_its_day_alone() {
     stage.open(2, NO_QUOTAS);
     let holding = stage.holding(id, None);
     assert_eq!((holding.day, holding.day_count), (DAY.end, 1));
+}
+
+/// Its serial is gone and its day counts it, but nobody holds it.
+#[test]
+fn a_row_that_was_set_aside_without_a_user_moves_the_cursor() {
+    let server = clock_redis::shared();
+    let mut redis = cell(&server, 1, RULES);
+    let mut model = ModelStage::new();
+    model.set_clock(NOON);
+    model.close(1);
+    model.put(TemplateId(1), &TERMS, &[(1, 1_000)]);
+    model.open(1, RULES);
+    let daily = Terms { revision: 2, daily: 3, ..TERMS };
+    let rows = [row(1, NOON), Row { user: None, ip: None, ..row(2, NOON) }];
+    let mut after = Vec::new();
+    for stage in [&mut model as &mut dyn Stage, &mut redis] {
+        stage.put(TemplateId(1), &daily, &[]);
+        stage.close(2);
+        assert_eq!(stage.reapply(TemplateId(1), &daily, DAY, RULES, &rows), None);
+        stage.open(2, RULES);
+        let identity = stage.identity();
+        let reply = stage.claim(&identity, &batch(&stage.keys(), 1, 3)).expect("the cell is open");
+        assert_eq!(granted(&reply), 1, "the day has three: {reply:?}");
+        after.push((stage.holding(TemplateId(1), Some(&user(2))), reply));
+    }
+    assert_eq!(after[0], after[1]);
 }
 
 /// The cursor would stand beyond the stock, and a range that is given later would lie behind it.

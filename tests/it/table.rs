@@ -330,6 +330,25 @@ fn a_quota_whose_window_changes_starts_empty() {
 }
 
 #[test]
+fn a_quota_that_is_lowered_counts_what_was_granted_before() {
+    on_both(
+        "quotas user=3/60s
+         template t1 per_user=9 stock=9 quotas
+         claim r1 u1 -> granted 1
+         clock +1s
+         claim r2 u1 -> granted 2
+         clock +1s
+         claim r3 u1 -> granted 3
+         quotas user=2/60s
+         reopen
+         claim r4 u1 -> quota_exceeded user 59s  # two of three must leave the window
+         quotas user=1/60s
+         reopen
+         claim r4 u1 -> quota_exceeded user 60s",
+    );
+}
+
+#[test]
 fn a_full_queue_refuses_but_answers_known_keys() {
     on_both(
         "template t1 per_user=9 stock=9

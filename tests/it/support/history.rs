@@ -38,7 +38,8 @@ pub enum Step {
     ForgetScripts,
     /// How many entries stay.
     Trim(usize),
-    Reopen(Option<[QuotaRule; 3]>),
+    /// Other rules, or other limits over the windows as they are, or nothing new.
+    Reopen(Option<[QuotaRule; 3]>, Option<u32>),
     Free(usize),
 }
 
@@ -176,7 +177,8 @@ pub fn all_steps() -> BoxedStrategy<Step> {
         20 => plain_steps(),
         1 => (template(), -5_000..5_000i64, 0..100_000i64).prop_map(|(template, from, length)| Step::Window(template, from, from + length)),
         1 => template().prop_map(|template| Step::Window(template, -86_400_000, 86_400_000)),
-        1 => prop::option::of(rules()).prop_map(Step::Reopen),
+        1 => (prop::option::weighted(0.3, rules()), prop::option::of(0..4u32))
+            .prop_map(|(rules, limit)| Step::Reopen(rules, limit)),
         1 => template().prop_map(Step::Free),
     ]
     .boxed()
@@ -252,8 +254,9 @@ impl<'a> World<'a> {
                     self.trimmed = last;
                 }
             }
-            Step::Reopen(rules) => {
+            Step::Reopen(rules, limit) => {
                 self.rules = rules.unwrap_or(self.rules);
+                self.rules = self.rules.map(|rule| QuotaRule { limit: limit.unwrap_or(rule.limit), ..rule });
                 // A clock that is behind opens nothing.
                 self.catch_up();
                 self.close();
@@ -391,7 +394,7 @@ impl<'a> World<'a> {
                 let (user, claim_key_hash, ip, device) = grant.claim.clone();
                 let receipt =
                     Receipt { serial: grant.serial, epoch: entry.id.epoch, acquired: entry.at, claim_key_hash };
-                rows.push(Row { user, receipt, ip, device });
+                rows.push(Row { user: Some(user), receipt, ip, device });
             }
         }
         rows.sort_by_key(|row| row.receipt.serial);

@@ -304,7 +304,7 @@ impl Stage for RedisStage<'_> {
         }
         call.arg(rows.len());
         for row in rows {
-            call.bytes(row.user.as_bytes()).bytes(&row.receipt.pack());
+            call.bytes(row.user.as_ref().map_or(&[], UserRef::as_bytes)).bytes(&row.receipt.pack());
             for hash in [row.ip, row.device] {
                 match hash {
                     Some(hash) => call.bytes(&hash.to_be_bytes()),
