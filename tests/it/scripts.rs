@@ -7,6 +7,7 @@ use floodgate::claim::model_engine::{QuotaRule, Row, Terms};
 use floodgate::domain::ids::{EntryId, TemplateId};
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
+use floodgate::limits::{BATCH_CLAIMS_MAX, REAPPLY_ROWS_MAX};
 use floodgate::redis::cell::Receipt;
 use floodgate::redis::client::Call;
 use floodgate::redis::keys::CellKeys;
@@ -123,6 +124,23 @@ fn a_batchs_calls_depend_on_its_templates_and_not_on_its_claims() {
 }
 
 #[test]
+fn the_largest_batch_is_decided_and_given_back() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, [QuotaRule { limit: 50, window: 60_000 }; 3]);
+    let identity = stage.identity();
+    let all = batch(&stage.keys(), 1, BATCH_CLAIMS_MAX);
+    assert_eq!(granted(&stage.claim(&identity, &all).expect("the cell is open")), BATCH_CLAIMS_MAX);
+    assert_eq!(granted(&stage.claim(&identity, &all).expect("the cell is open")), 0, "all are replays");
+    let mut empty = RedisStage::new(&server);
+    empty.close(1);
+    empty.put(TemplateId(1), &TERMS, &[(1, 1_000)]);
+    let rows: Vec<Row> = (1..=REAPPLY_ROWS_MAX).map(|number| row(number, NOON)).collect();
+    assert_eq!(empty.reapply(TemplateId(1), &TERMS, DAY, RULES, &rows), None);
+    empty.open(1, RULES);
+    assert_eq!(empty.holding(TemplateId(1), Some(&user(REAPPLY_ROWS_MAX))).remaining, 0);
+}
+
+#[test]
 fn every_script_works_right_after_the_script_cache_is_lost() {
     let server = clock_redis::shared();
     let mut stage = RedisStage::new(&server);
@@ -194,6 +212,42 @@ fn rows_are_reapplied_once() {
         (1..=2).map(|key| Claim { user: user(1), claim_key_hash: 100 + key, ip: None, device: None }).collect();
     let reply = stage.claim(&identity, &again).expect("the cell is open");
     assert_eq!(granted(&reply), 1, "{reply:?}");
+}
+
+/// The two hashes of a scope are used in turns: what a period long gone left is not read as new.
+#[test]
+fn a_reapplied_row_begins_its_quota_periods() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, [QuotaRule { limit: 1, window: 60_000 }; 3]);
+    let id = TemplateId(1);
+    let begin = (NOON / 60_000 + 1) * 60_000;
+    let mut one = batch(&stage.keys(), 1, 1);
+    one.deadline = Millis::MAX >> 16;
+    one.groups[0].claims = vec![Claim { user: user(1), claim_key_hash: 100, ip: None, device: None }];
+    stage.set_clock(begin + 50_000);
+    let identity = stage.identity();
+    assert_eq!(granted(&stage.claim(&identity, &one).expect("the cell is open")), 1);
+    for (periods, epoch) in [(3, 2), (6, 3)] {
+        let now = begin + periods * 60_000 + 1_000;
+        stage.set_clock(now);
+        stage.close(epoch);
+        // A row of this period the first time, of the one before it the second.
+        let acquired = if epoch == 2 { now } else { now - 2_000 };
+        assert_eq!(
+            stage.reapply(
+                id,
+                &TERMS,
+                DAY,
+                RULES.map(|rule| QuotaRule { limit: 1, ..rule }),
+                &[row(epoch.into(), acquired)]
+            ),
+            None
+        );
+        stage.open(epoch, RULES.map(|rule| QuotaRule { limit: 1, ..rule }));
+        let identity = stage.identity();
+        one.groups[0].claims[0].claim_key_hash += 1;
+        assert_eq!(granted(&stage.claim(&identity, &one).expect("the cell is open")), 1, "period {periods}");
+    }
 }
 
 /// A Redis that takes over may be a little behind the one that granted: its clock starts where

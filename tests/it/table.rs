@@ -144,6 +144,19 @@ fn unlimited_stock_does_not_end() {
 }
 
 #[test]
+fn the_last_serial_of_all_is_given() {
+    on_both(
+        "template t1 per_user=9
+         change t1 range=1099511627774-1099511627775
+         claim r1 u1 -> granted 1099511627774
+         claim r2 u1 -> granted 1099511627775
+         claim r3 u1 -> sold_out
+         claim r3 u2 -> sold_out
+         claim r2 u1 -> replayed 1099511627775",
+    );
+}
+
+#[test]
 fn one_batch_holds_duplicates_and_several_templates() {
     on_both(
         "quotas user=3/60s ip=4/60s
@@ -430,6 +443,9 @@ fn without_memory_nothing_is_executed_and_keys_are_still_found() {
              claim r1 u1 -> not_executed oom
              claim r3 u3 -> not_executed oom
          }
+         lookup r1 u1 -> replayed 1
+         flush scripts
+         claim r2 u2 -> not_executed oom
          lookup r1 u1 -> replayed 1
          entries -> 2
          remaining t1 -> 8

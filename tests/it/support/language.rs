@@ -263,7 +263,7 @@ impl Player<'_, '_> {
         let reply = self.each(|stage, _| {
             let identity = Identity { epoch, ..stage.identity() };
             let group = LookupGroup { keys: stage.keys().template(id), ..group.clone() };
-            said(stage.lookup(&identity, &[group]))
+            said(stage.lookup(&identity, std::slice::from_ref(&group)))
         });
         match reply {
             Err(fault) => fault,

@@ -57,13 +57,23 @@ pub trait Stage {
     }
 
     /// What is left to compare once all is said: everything but names that must differ.
-    fn state(&mut self) -> (Epoch, bool, Millis, EntryId, Vec<(TemplateId, EntryId)>, Vec<Entry>) {
-        let mut meta = self.meta();
-        meta.marks.sort();
+    fn state(&mut self) -> State {
+        let CellMeta { epoch, open, clock, last, mut marks, backlog, .. } = self.meta();
+        marks.sort();
         let queue = self.queue();
-        assert_eq!(meta.backlog, queue.len() as u64);
-        (meta.epoch, meta.open, meta.clock, meta.last, meta.marks, queue)
+        assert_eq!(backlog, queue.len() as u64);
+        State { epoch, open, clock, last, marks, queue }
     }
+}
+
+#[derive(Debug, PartialEq)]
+pub struct State {
+    epoch: Epoch,
+    open: bool,
+    clock: Millis,
+    last: EntryId,
+    marks: Vec<(TemplateId, EntryId)>,
+    queue: Vec<Entry>,
 }
 
 pub struct ModelStage {
