@@ -56,8 +56,10 @@ local function passes(serial)
   return true
 end
 
--- Adds a stamp for a grant at `at` to the hash of its period.
+-- Adds a stamp for a grant at `at` to the hash of its period. A Redis whose clock is a little
+-- behind the one that granted counts the grant as made now.
 local function stamp(q, key, at)
+  if at > now then at = now end
   if q.limit == 0 or key == '' or at <= now - q.window then return end
   local period = math.floor(at / q.window)
   local hash

@@ -1,7 +1,9 @@
 -- Brings a template to a revision, and gives it the stock ranges that it does not have yet.
 -- Idempotent: an older or equal revision changes no field, a range given before is passed over.
+-- State 9, given by an opening alone, makes a tombstone of whatever is there: a Redis that came
+-- back with less may hold a template that was freed.
 --
--- KEYS  1 meta, 2 template
+-- KEYS  1 meta, 2 template; 3 receipts for state 9
 -- ARGV  1 replid, 2 epoch, 3 "1" where the cell must be open, "0" where an opening holds it closed;
 --       4 state, 5 revision, 6 stock generation, 7 window start and 8 end in ms, 9 per user,
 --       10 per user and day, 11 total per day, 12 quotas ("1" or "0");
@@ -21,6 +23,11 @@ end
 
 local t = redis.call('HMGET', KEYS[2], 'st', 'rev', 'next', 'last', 'more', 'given')
 if t[1] == '9' then return { 0, 'freed' } end
+if ARGV[4] == '9' then
+  redis.call('UNLINK', KEYS[2], KEYS[3])
+  redis.call('HSET', KEYS[2], 'st', '9', 'rev', ARGV[5])
+  return { 1, tonumber(ARGV[5]) }
+end
 local fields = {}
 if tonumber(ARGV[5]) > (tonumber(t[2]) or 0) then
   fields = { 'st', ARGV[4], 'rev', ARGV[5], 'gen', ARGV[6], 'sa', ARGV[7], 'ea', ARGV[8], 'pu', ARGV[9],

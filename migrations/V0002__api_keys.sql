@@ -19,9 +19,11 @@ CREATE TABLE idempotency_keys (
     api_key_id integer NOT NULL REFERENCES api_keys (id),
     key text NOT NULL,
     request_sha256 bytea NOT NULL,
-    -- Null while the write that owns the key has not committed its answer.
+    -- The answer, written by the transaction that made the change: status, body, and the revision
+    -- for its ETag. Secrets and user ids are never in it. Null only within that transaction.
     status smallint,
     answer text,
+    revision bigint,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (api_key_id, key)
 );

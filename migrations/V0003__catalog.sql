@@ -17,18 +17,23 @@ CREATE TABLE coupon_templates (
     -- Rises with every stock addition: a latch of an older generation is void.
     stock_generation integer NOT NULL DEFAULT 0,
     author_key_id integer NOT NULL REFERENCES api_keys (id),
+    -- Every key that wrote any of it, the author's first: none of them may approve.
+    editor_key_ids integer[] NOT NULL,
     approver_key_id integer REFERENCES api_keys (id),
     reject_reason text,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     published_at timestamptz,
-    -- Set when the Redis keys were freed. Freed is final: only a tombstone stays there.
+    -- Set before the Redis keys are freed, so that no later end or restock slips in between; they
+    -- are freed once redis_revision = revision. Final: only a tombstone stays in Redis.
     freed_at timestamptz,
     CONSTRAINT coupon_templates_window CHECK (starts_at < ends_at),
-    CONSTRAINT coupon_templates_four_eyes CHECK (approver_key_id IS NULL OR approver_key_id <> author_key_id),
+    CONSTRAINT coupon_templates_four_eyes CHECK (approver_key_id IS NULL OR
+        (approver_key_id <> author_key_id AND approver_key_id <> ALL (editor_key_ids))),
     CONSTRAINT coupon_templates_name UNIQUE (issuer, issuer_id, name)
 );
-CREATE INDEX coupon_templates_out_of_step ON coupon_templates (id) WHERE redis_revision < revision;
+CREATE INDEX coupon_templates_out_of_step ON coupon_templates (id)
+    WHERE redis_revision < revision AND status NOT IN ('draft', 'pending_approval', 'approved');
 CREATE INDEX coupon_templates_live ON coupon_templates (ends_at, id) WHERE status NOT IN ('draft', 'pending_approval', 'approved');
 
 -- Who owns which serials. Stock is added as a range; PostgreSQL owns it, a cell holds it.

@@ -1,16 +1,27 @@
-//! What a process shares: settings, stores, and the snapshot it decides by.
+//! What a process shares: settings, stores, the snapshot it decides by, and the claim path's parts.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use crate::admission::identity::Gatekeeper;
+use crate::admission::throttle::Throttles;
+use crate::catalog::api_keys::ApiKeys;
 use crate::catalog::snapshot::SharedSnapshot;
+use crate::claim::cell::Cell;
+use crate::claim::doubt::Doubts;
+use crate::claim::lane::{LaneHandle, LaneShared, LookupHandle};
+use crate::claim::redis_engine::RedisEngine;
 use crate::config::Config;
 use crate::domain::code::CodeKey;
 use crate::domain::ids::CellId;
 use crate::domain::user::UserCodec;
+use crate::gateway::ClaimKeys;
+use crate::grant::watermark::{self, AckPoller, Acks};
 use crate::hashing::Hashing;
 use crate::pg::Pg;
 use crate::redis::client::Redis;
 use crate::redis::keys::CellKeys;
+use crate::telemetry::metrics;
 
 /// Shared by every thread of the process.
 pub struct App {
@@ -23,6 +34,24 @@ pub struct App {
     pub cell: CellId,
     pub keys: CellKeys,
     pub snapshot: SharedSnapshot,
+    pub api_keys: ApiKeys,
+    pub gatekeeper: Gatekeeper,
+    pub throttles: Throttles,
+    pub claims: ClaimParts,
+    /// Waits for rows, for ack level `postgres`.
+    pub acks: Acks,
+    /// The task behind `acks`, until [`crate::serve::run`] takes it.
+    pub ack_poller: std::sync::Mutex<Option<AckPoller>>,
+    draining: AtomicBool,
+}
+
+/// What the claim path shares beyond the stores.
+pub struct ClaimParts {
+    pub cell: Arc<Cell>,
+    pub doubts: Arc<Doubts>,
+    pub keys: ClaimKeys,
+    /// Lanes for claims that do not come in through a gateway thread: the batch endpoint.
+    pub background_lanes: OnceLock<(LaneHandle, LookupHandle)>,
 }
 
 // === impl App ===
@@ -32,16 +61,64 @@ impl App {
     pub fn new(config: Config, users: UserCodec) -> Result<Arc<App>, String> {
         let cell = CellId(0);
         let code_key = config.code_key();
+        let pg = Pg::new(&config.postgres)?;
+        let (acks, ack_poller) = watermark::acks(pg.clone(), cell);
         Ok(Arc::new(App {
-            pg: Pg::new(&config.postgres)?,
             redis: Redis::new(&config.redis)?,
             hashing: Hashing::new(&code_key),
+            gatekeeper: Gatekeeper::new(&config.auth),
+            throttles: Throttles::new(&config.throttle),
+            claims: ClaimParts {
+                cell: Arc::default(),
+                doubts: Arc::default(),
+                keys: ClaimKeys::new()?,
+                background_lanes: OnceLock::new(),
+            },
+            api_keys: ApiKeys::new(pg.clone()),
+            snapshot: Default::default(),
+            keys: CellKeys::new(cell),
+            acks,
+            ack_poller: std::sync::Mutex::new(Some(ack_poller)),
+            draining: AtomicBool::new(false),
+            pg,
             users,
             cell,
-            keys: CellKeys::new(cell),
-            snapshot: Default::default(),
             code_key,
             config,
         }))
+    }
+
+    /// A connection of one's own to the cell, for a lane.
+    pub fn engine(&self) -> RedisEngine {
+        RedisEngine::new(self.redis.clone(), self.keys.clone())
+    }
+
+    pub fn lane_shared(&self) -> Arc<LaneShared> {
+        Arc::new(LaneShared {
+            cell: self.claims.cell.clone(),
+            doubts: self.claims.doubts.clone(),
+            keys: self.keys.clone(),
+            settings: self.config.claim.clone(),
+        })
+    }
+
+    /// From now on `/readyz` says no.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Sets the gauges that are read when somebody looks.
+    pub fn report(&self) {
+        let snapshot = self.snapshot.load();
+        metrics().snapshot_templates.set(snapshot.templates.len() as f64);
+        metrics().postgres_pool_busy.set(f64::from(self.pg.pool_status().0));
+        metrics().redis_pool_busy.set(self.redis.pool_status().0 as f64);
+        self.throttles.report();
+        self.gatekeeper.report();
+        self.claims.doubts.sweep();
     }
 }

@@ -2,9 +2,23 @@
 //!
 //! PostgreSQL owns all of it. Gateways hold a snapshot in memory that is compared with PostgreSQL
 //! several times a second; Redis holds, per template, what the claim script decides by, and is
-//! brought to a template's revision by [`publish`](self).
+//! brought to a template's revision by [`publish`](mod@publish).
 //!
 //! # Layout
-//! - [`snapshot`]: what gateways hold in memory
+//! - [`store`]: templates in PostgreSQL, and whose they are
+//! - [`lifecycle`]: from draft to publication and its end
+//! - [`publish`](mod@publish): Redis brought to a template's revision, and read back
+//! - [`workers`]: what happens to templates by itself
+//! - [`snapshot`], [`poller`]: what gateways hold in memory, and how it stays close to PostgreSQL
+//! - [`idempotency`]: every administrative write, done once
+//! - [`api_keys`], [`blacklist`]: who may administer, and who may not claim
 
+pub mod api_keys;
+pub mod blacklist;
+pub mod idempotency;
+pub mod lifecycle;
+pub mod poller;
+pub mod publish;
 pub mod snapshot;
+pub mod store;
+pub mod workers;

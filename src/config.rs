@@ -274,7 +274,7 @@ const SHORT_NAMES: &[(&str, &str, &str)] = &[
 ];
 
 /// Variables that are no settings: read by the command line.
-const NOT_SETTINGS: &[&str] = &["CONFIG", "ROLES"];
+const NOT_SETTINGS: &[&str] = &["CONFIG", "ROLES", "DATA", "COMMIT"];
 
 fn lay_over(table: &mut Table, over: Table, origin: &str, wrong: &mut Vec<String>) {
     for (section, values) in over {

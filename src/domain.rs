@@ -5,6 +5,7 @@
 //! # Layout
 //! - [`ids`]: template, serial, epoch, entry id
 //! - [`code`]: a coupon's public name
+//! - [`fields`]: JSON read field by field, with every complaint kept
 //! - [`outcome`]: what can become of a claim
 //! - [`user`]: the one way in which a user id reaches a store
 //! - [`window`]: days, windows and validity in a template's time zone
@@ -13,6 +14,7 @@
 
 pub mod audience;
 pub mod code;
+pub mod fields;
 pub mod ids;
 pub mod outcome;
 pub mod template;

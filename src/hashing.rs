@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use siphasher::sip::SipHasher13;
 
 use crate::domain::code::CodeKey;
+use crate::domain::user::UserRef;
 
 /// The deployment's hash functions, one a purpose.
 #[derive(Clone, Debug)]
@@ -16,6 +17,7 @@ pub struct Hashing {
     claim_key: SipHasher13,
     ip: SipHasher13,
     device: SipHasher13,
+    user: SipHasher13,
 }
 
 // === impl Hashing ===
@@ -30,6 +32,7 @@ impl Hashing {
             claim_key: hasher("floodgate claim keys v1"),
             ip: hasher("floodgate addresses v1"),
             device: hasher("floodgate devices v1"),
+            user: hasher("floodgate users v1"),
         }
     }
 
@@ -46,6 +49,11 @@ impl Hashing {
                 None => hash(self.ip, &ip.octets()[..8]),
             },
         }
+    }
+
+    /// For tables in memory; stores hold the reference itself.
+    pub fn user(&self, user: &UserRef) -> u64 {
+        hash(self.user, user.as_bytes())
     }
 
     pub fn device(&self, device: &str) -> u64 {

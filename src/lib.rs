@@ -9,22 +9,34 @@
 //! - [`redis`], [`pg`]: the only code that speaks to each store
 //! - [`admission`]: may this request spend anything at all?
 //! - [`claim`]: lanes, batches, and the engine that decides
+//! - [`grant`]: accepted claims on their way to disk
+//! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
+//! - [`wallet`]: what a user holds, and what they may claim
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
-//! - [`app`]: what a process shares
+//! - [`app`], [`serve`]: what a process shares, and its life from start to drain
 //! - [`demo`]: private servers, and the embedded default
+//! - [`cli`]: the command line, one file a command
 
 pub mod admission;
 pub mod app;
 pub mod catalog;
 pub mod claim;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod domain;
+pub mod gateway;
+pub mod grant;
 pub mod hashing;
 pub mod http;
 pub mod limits;
 pub mod pg;
 pub mod redis;
+pub mod serve;
 pub mod telemetry;
+pub mod wallet;
+
+/// The version and the commit that this binary was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FLOODGATE_COMMIT"), ")");

@@ -13,6 +13,34 @@ pub const FLUSH_ROWS_MAX: usize = 100_000;
 /// Entries that one call of the read script returns: bounded by rows too, but an entry may hold one.
 pub const FLUSH_ENTRIES_MAX: usize = 2_000;
 
+/// Templates whose validity the flusher remembers: about 100 bytes each.
+pub const TERMS_TEMPLATES_MAX: usize = 10_000;
+
+/// On a stop, the flusher goes on for at most this long to store what is still on the queue.
+pub const FLUSH_STOP_MS: u64 = 10_000;
+
+/// Time between two attempts to become the flusher of a cell.
+pub const FLUSHER_LOCK_PAUSE_MS: u64 = 500;
+
+/// A flusher that cannot go on for this long lets another process try: the fault may be its own
+/// network's.
+pub const FLUSHER_YIELD_MS: u64 = 5_000;
+const _: () = assert!(2 * FLUSHER_LOCK_PAUSE_MS < FLUSHER_YIELD_MS);
+
+/// The longest pause between two attempts to open a cell that failed after its epoch was raised:
+/// 65,535 epochs last 45 days at that pace.
+pub const OPEN_PAUSE_MAX_MS: u64 = 60_000;
+const _: () = assert!(OPEN_PAUSE_MS < OPEN_PAUSE_MAX_MS);
+
+/// Claims of ack level `postgres` that wait for their row in one process: about 100 bytes each.
+pub const ACK_WAITERS_MAX: usize = 65_536;
+
+/// Time between two looks at the watermark while somebody waits for it.
+pub const ACK_POLL_MS: u64 = 3;
+
+/// Marks of templates that one call of the trim script may clear: Lua's `unpack` takes 7,999.
+pub const TRIM_MARKS_MAX: usize = 4_000;
+
 /// Rows in one call of the reapply script.
 pub const REAPPLY_ROWS_MAX: usize = 1_000;
 
@@ -77,3 +105,30 @@ pub const CLOCK_CARE_MS: i64 = 100;
 
 /// Hours for which an administrative write's answer is kept under its `Idempotency-Key`.
 pub const IDEMPOTENCY_HOURS: i32 = 24;
+
+/// Usage rules of a template, and bytes of them in all: they travel with every snapshot.
+pub const USAGE_RULES_MAX: usize = 50;
+pub const USAGE_RULES_BYTES_MAX: usize = 64 * 1024;
+
+/// Levels, tags or channels that an audience may list.
+pub const AUDIENCE_WORDS_MAX: usize = 100;
+
+/// Characters of an issuer's id, a gift's id or name, a key's name.
+pub const ID_MAX: usize = 64;
+pub const ITEM_NAME_MAX: usize = 200;
+pub const KEY_NAME_MAX: usize = 100;
+
+/// Characters of a reason that an operator gives.
+pub const REASON_MAX: usize = 500;
+
+/// Blacklist entries in force at once: at about 150 bytes each, 30 MB in every gateway.
+pub const BLACKLIST_MAX: i64 = 200_000;
+
+/// API keys that a process remembers, known or not.
+pub const API_KEYS_CACHE_MAX: usize = 4_096;
+
+/// Templates that one round of a catalog worker brings to Redis, marks or frees.
+pub const SYNC_TEMPLATES_MAX: i64 = 200;
+
+/// Rows that one step of a clean-up deletes.
+pub const SWEEP_ROWS_MAX: i64 = 1_000;

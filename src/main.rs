@@ -1,4 +1,10 @@
+//! Picks a command, and says in one sentence what went wrong.
+
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    floodgate::cli::main()
+}

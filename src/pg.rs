@@ -63,6 +63,12 @@ impl Pg {
         let timeout = config.statement_timeout_ms;
         parsed.connect_timeout(connect_timeout);
         parsed.application_name("floodgate");
+        // A server that vanished without a word is noticed within the time of a statement.
+        parsed.tcp_user_timeout(config::ms(timeout));
+        parsed
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(3))
+            .keepalives_retries(3);
         parsed.options(format!(
             "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c lock_timeout={timeout} -c timezone=UTC"
         ));

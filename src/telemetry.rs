@@ -97,6 +97,8 @@ metrics_table! {
     snapshot_templates: Gauge "floodgate_snapshot_templates",
     /// Seconds since the snapshot was last compared with PostgreSQL.
     snapshot_age_seconds: Gauge "floodgate_snapshot_age_seconds",
+    /// Claims of ack level postgres that wait for their row.
+    ack_waiting: Gauge "floodgate_ack_waiting",
     /// Entries on the grant queue.
     backlog_entries: Gauge "floodgate_backlog_entries",
     /// Age in seconds of the oldest entry on the grant queue.

@@ -15,7 +15,12 @@ pub struct Latch {
     until: AtomicU64,
     /// The lowest stock generation that may set the latch.
     generation: AtomicU32,
+    /// When a claim was last refused as sold out.
+    used: AtomicU64,
 }
+
+/// A latch that has answered no claim for this long is not probed any more, and ends.
+const IDLE_MS: u64 = 5_000;
 
 // === impl Latch ===
 
@@ -25,9 +30,16 @@ impl Latch {
         now < self.until.load(Ordering::Acquire)
     }
 
-    /// Whether the latch is worth a probe: it was set and has not been cleared.
-    pub fn is_watched(&self) -> bool {
-        self.until.load(Ordering::Acquire) != 0
+    /// A claim was refused as sold out at `now`: the latch is worth its probes.
+    pub fn touch(&self, now: u64) {
+        if self.used.load(Ordering::Relaxed) < now {
+            self.used.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the latch is worth a probe: it was set, has not been cleared, and claims come.
+    pub fn is_watched(&self, now: u64) -> bool {
+        self.until.load(Ordering::Acquire) != 0 && now < self.used.load(Ordering::Relaxed) + IDLE_MS
     }
 
     /// Redis said "sold out" for `generation`, in answer to a question asked at `asked`.
@@ -59,6 +71,8 @@ mod tests {
         latch.set(1, 1000);
         assert!(latch.is_set(1000 + LATCH_TRUST_MS - 1));
         assert!(!latch.is_set(1000 + LATCH_TRUST_MS));
+        latch.touch(1000);
+        assert!(latch.is_watched(1000 + IDLE_MS - 1) && !latch.is_watched(1000 + IDLE_MS));
     }
 
     #[test]

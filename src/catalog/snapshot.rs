@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -38,6 +39,8 @@ pub struct Snapshot {
     /// `catalog_versions.templates` and `.blacklist` that this snapshot shows. 0: nothing loaded yet.
     pub templates_version: i64,
     pub blacklist_version: i64,
+    /// When it was last compared with PostgreSQL. 0: never.
+    pub checked_at: AtomicI64,
 }
 
 /// Who may not claim. An entry holds until its time; `None`: for good.

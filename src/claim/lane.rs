@@ -377,6 +377,7 @@ fn answer_all(
                 Decision::Refused(outcome) => {
                     if outcome == ClaimOutcome::SoldOut {
                         bundle.template.latch.set(generation, sent);
+                        bundle.template.latch.touch(sent);
                     }
                     Answer::Refused(outcome)
                 }

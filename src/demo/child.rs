@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
@@ -137,9 +137,10 @@ impl Supervised {
         let _ = self.child.wait();
     }
 
-    /// Why it ended, in one sentence with the last line of its log.
+    /// Why it ended, in one sentence; with the last line of its log where it ended by itself.
     pub fn obituary(&self, status: ExitStatus) -> String {
         match self.last_line() {
+            _ if status.signal().is_some() => format!("{} ended ({status})", self.name),
             Some(line) => format!("{} ended ({status}): {line} (log: {})", self.name, self.log.display()),
             None => format!("{} ended ({status}), see {}", self.name, self.log.display()),
         }

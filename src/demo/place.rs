@@ -131,3 +131,33 @@ pub fn percent(text: &OsStr) -> String {
     }
     out
 }
+
+/// It is gone afterwards, whether it was there or not.
+pub fn remove_file(path: &Path) -> Result<(), String> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// It is gone afterwards with all that is in it, whether it was there or not.
+pub fn remove_folder(path: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a server's sockets, and the folder that [`socket_folder`] made for them.
+pub fn leave_socket_folder(folder: &Path, sockets: &[&str]) {
+    for socket in sockets {
+        let _ = fs::remove_file(folder.join(socket));
+    }
+    if folder.as_os_str().as_bytes().starts_with(b"/tmp/fg-") {
+        let _ = fs::remove_dir(folder);
+    }
+}

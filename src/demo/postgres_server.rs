@@ -5,7 +5,6 @@
 //! reach the data folder, as in root's home, the data live in /var/lib under a stable name.
 
 use std::fs;
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -17,12 +16,15 @@ use super::child::{FamilyLock, Supervised, run_helper};
 use super::place::{self, RunAs};
 
 const PACKAGE: &str = "postgresql";
+const SOCKET: &str = ".s.PGSQL.5432";
+const SOCKET_LOCK: &str = ".s.PGSQL.5432.lock";
 const POLL: Duration = Duration::from_millis(20);
 /// Replaying the log after a crash takes its time.
 const READY_MAX: Duration = Duration::from_secs(180);
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// In the data folder, where the data live elsewhere: their folder's path.
 const POINTER: &str = "data-is-in";
+const ELSEWHERE: &str = "/var/lib/floodgate-demo-";
 
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
@@ -52,9 +54,9 @@ impl PostgresServer {
     /// the role and the database `floodgate` are there.
     pub async fn start(folder: &Path, options: &PostgresOptions) -> Result<PostgresServer, String> {
         let folder = place::private_folder(folder)?;
-        let lock = FamilyLock::take(&folder.join("lock")).await?;
         let user = if place::is_root() { Some(place::unprivileged()?) } else { None };
         let home = home(&folder, user)?;
+        let lock = FamilyLock::take(&home.join("lock")).await?;
         let sockets = place::socket_folder(&home, user)?;
         let data = home.join("data");
         let bin = binaries(fs::read_to_string(data.join("PG_VERSION")).ok())?;
@@ -62,8 +64,8 @@ impl PostgresServer {
             make_data(&bin, &home, &data, user, options).await?;
         }
         // The lock says that nobody runs here; a number in these files may be another process' by now.
-        for stale in [data.join("postmaster.pid"), sockets.join(".s.PGSQL.5432.lock"), sockets.join(".s.PGSQL.5432")] {
-            remove_file(&stale)?;
+        for stale in [data.join("postmaster.pid"), sockets.join(SOCKET_LOCK), sockets.join(SOCKET)] {
+            place::remove_file(&stale)?;
         }
         let mut command = Command::new(bin.join("postgres"));
         command.arg("-D").arg(&data).current_dir(&data);
@@ -109,17 +111,33 @@ impl PostgresServer {
 
     /// The immediate stop: as after a crash, the next start replays the log.
     pub fn kill_immediate(&mut self) {
-        self.process.kill(libc::SIGQUIT);
+        self.end(libc::SIGQUIT);
     }
 
     /// SIGKILL to the postmaster. Its backends notice by themselves; the next start waits for them.
     pub fn kill(&mut self) {
-        self.process.kill(libc::SIGKILL);
+        self.end(libc::SIGKILL);
     }
 
     /// The fast stop: sessions are ended, a checkpoint is written.
     pub async fn stop(&mut self) {
+        let ran = self.process.exited().is_none();
         self.process.stop(libc::SIGINT, STOP_MAX).await;
+        self.leave(ran);
+    }
+
+    fn end(&mut self, signal: i32) {
+        let ran = self.process.exited().is_none();
+        self.process.kill(signal);
+        self.leave(ran);
+    }
+
+    /// Tidies up after the end of a server that still ran: after that of another, the socket may be
+    /// its successor's.
+    fn leave(&self, ran: bool) {
+        if ran {
+            place::leave_socket_folder(&self.sockets, &[SOCKET, SOCKET_LOCK]);
+        }
     }
 
     async fn make_database(&mut self) -> Result<(), String> {
@@ -168,8 +186,19 @@ impl Drop for PostgresServer {
 
 /// Removes what a server on this folder has put elsewhere. For `--reset`.
 pub fn forget(folder: &Path) -> Result<(), String> {
-    let Ok(home) = fs::read_to_string(folder.join(POINTER)) else { return Ok(()) };
-    remove_folder(Path::new(home.trim()))
+    match pointed_to(folder) {
+        Some(home) => place::remove_folder(&home),
+        None => Ok(()),
+    }
+}
+
+/// Where the folder says that its data are. A folder that was moved still finds them.
+fn pointed_to(folder: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(folder.join(POINTER)).ok()?;
+    let named = text.trim().strip_prefix(ELSEWHERE)?;
+    // Nothing but a name of ours: what stands here may be deleted.
+    let ours = !named.is_empty() && named.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ours.then(|| PathBuf::from(text.trim()))
 }
 
 /// The folder whose `data` is the server's: `folder`, or one that the server's user can reach.
@@ -180,14 +209,18 @@ fn home(folder: &Path, user: Option<RunAs>) -> Result<PathBuf, String> {
         return Ok(folder.to_owned());
     }
     let pointer = folder.join(POINTER);
-    let home = PathBuf::from(format!("/var/lib/floodgate-demo-{}", place::stable_name(folder)));
-    if !pointer.exists() {
-        // What is there belongs to a data folder of this name that has been deleted.
-        remove_folder(&home)?;
-        place::private_folder(&home)?;
-        fs::write(&pointer, format!("{}\n", home.display()))
-            .map_err(|error| format!("cannot write {}: {error}", pointer.display()))?;
-    }
+    let home = match pointed_to(folder) {
+        Some(home) => home,
+        None => {
+            let home = PathBuf::from(format!("{ELSEWHERE}{}", place::stable_name(folder)));
+            // What is there belongs to a data folder of this name that has been deleted.
+            place::remove_folder(&home)?;
+            place::private_folder(&home)?;
+            fs::write(&pointer, format!("{}\n", home.display()))
+                .map_err(|error| format!("cannot write {}: {error}", pointer.display()))?;
+            home
+        }
+    };
     place::private_folder(&home)?;
     place::give(&home, Some(user))?;
     Ok(home)
@@ -227,7 +260,7 @@ async fn make_data(
     options: &PostgresOptions,
 ) -> Result<(), String> {
     let making = home.join("data.new");
-    remove_folder(&making)?;
+    place::remove_folder(&making)?;
     let mut command = Command::new(bin.join("initdb"));
     command.args(["--username=postgres", "--encoding=UTF8", "--locale=C"]);
     command.args(["--auth-local=trust", "--auth-host=reject", "-D"]).arg(&making).current_dir(home);
@@ -271,23 +304,5 @@ fn settings(sockets: &Path, options: &PostgresOptions) -> Vec<(String, String)> 
 fn run_as(command: &mut Command, user: Option<RunAs>) {
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
-    }
-}
-
-fn remove_file(path: &Path) -> Result<(), String> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(format!("cannot remove {}: {error}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn remove_folder(path: &Path) -> Result<(), String> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(format!("cannot remove {}: {error}", path.display()))
-        }
-        _ => Ok(()),
     }
 }

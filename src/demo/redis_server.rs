@@ -17,6 +17,7 @@ use super::child::{FamilyLock, Supervised, run_helper};
 use super::place;
 
 const PACKAGE: &str = "redis-server";
+const SOCKET: &str = "redis.sock";
 const POLL: Duration = Duration::from_millis(5);
 /// A server that takes longer than this to answer at all is stuck; loading may take as long as it needs.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -58,7 +59,7 @@ impl RedisServer {
         let checker = place::find_binary("redis-check-aof", "redis-tools", &folders)?;
         let folder = place::private_folder(folder)?;
         let lock = FamilyLock::take(&folder.join("lock")).await?;
-        let socket = place::socket_folder(&folder, None)?.join("redis.sock");
+        let socket = place::socket_folder(&folder, None)?.join(SOCKET);
         repair(&checker, &folder).await?;
         let settings = folder.join("redis.conf");
         fs::write(&settings, settings_text(&socket, options))
@@ -97,12 +98,24 @@ impl RedisServer {
 
     /// SIGKILL, and reaps it. What `kill -9` tests: the operating system keeps what was written.
     pub fn kill(&mut self) {
+        let ran = self.process.exited().is_none();
         self.process.kill(libc::SIGKILL);
+        self.leave(ran);
     }
 
     /// Lets it write what it has and end.
     pub async fn stop(&mut self) {
+        let ran = self.process.exited().is_none();
         self.process.stop(libc::SIGTERM, STOP_MAX).await;
+        self.leave(ran);
+    }
+
+    /// Tidies up after the end of a server that still ran: after that of another, the socket may be
+    /// its successor's.
+    fn leave(&self, ran: bool) {
+        if ran && let Some(folder) = self.socket.parent() {
+            place::leave_socket_folder(folder, &[SOCKET]);
+        }
     }
 
     async fn wait_until_loaded(&mut self) -> Result<(), String> {
@@ -122,6 +135,12 @@ impl RedisServer {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

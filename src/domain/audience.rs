@@ -8,8 +8,6 @@ pub struct Facts {
     pub level: Option<String>,
     pub tags: Vec<String>,
     pub registered_at: Option<Millis>,
-    /// Where the request comes from: `X-Channel`.
-    pub channel: Option<String>,
 }
 
 /// The conditions of a template. Empty lists and `None` ask nothing.
@@ -30,8 +28,9 @@ pub struct Audience {
 const DAY_MS: Millis = 86_400_000;
 
 impl Audience {
-    /// Whether a user with these facts may claim at `now`; else the name of the first condition that fails.
-    pub fn check(&self, facts: &Facts, now: Millis) -> Result<(), &'static str> {
+    /// Whether a user with these facts may claim through `channel` at `now`; else the name of the
+    /// first condition that fails.
+    pub fn check(&self, facts: &Facts, channel: Option<&str>, now: Millis) -> Result<(), &'static str> {
         let registered = |holds: &dyn Fn(Millis) -> bool| facts.registered_at.is_some_and(holds);
         if let Some(days) = self.new_user_days
             && !registered(&|at| now - at < Millis::from(days) * DAY_MS)
@@ -54,7 +53,9 @@ impl Audience {
         if !self.tags.is_empty() && !facts.tags.iter().any(|tag| self.tags.contains(tag)) {
             return Err("tags");
         }
-        if !self.channels.is_empty() && !facts.channel.as_ref().is_some_and(|channel| self.channels.contains(channel)) {
+        if !self.channels.is_empty()
+            && !channel.is_some_and(|channel| self.channels.iter().any(|known| known == channel))
+        {
             return Err("channels");
         }
         Ok(())
@@ -72,7 +73,6 @@ mod tests {
             level: Some("gold".into()),
             tags: vec!["vip".into(), "early".into()],
             registered_at: Some(now - 3 * DAY_MS),
-            channel: Some("app".into()),
         };
         let list = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
         let cases = [
@@ -90,9 +90,9 @@ mod tests {
             (Audience { channels: list(&["web"]), ..Default::default() }, Err("channels")),
         ];
         for (audience, expected) in cases {
-            assert_eq!(audience.check(&facts, now), expected, "{audience:?}");
+            assert_eq!(audience.check(&facts, Some("app"), now), expected, "{audience:?}");
             if audience != Audience::default() {
-                assert!(audience.check(&Facts::default(), now).is_err(), "absent facts pass {audience:?}");
+                assert!(audience.check(&Facts::default(), None, now).is_err(), "absent facts pass {audience:?}");
             }
         }
     }

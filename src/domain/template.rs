@@ -1,13 +1,29 @@
 //! What a coupon is: a template's definition, as it is created, frozen and sold.
 //!
-//! [`Definition`] is typed and complete; [`parse`](self::parse) makes one from JSON and names every
-//! violated field at once; [`Definition::to_json`] writes it back in the form of the HTTP contract.
+//! [`Definition`] is typed and complete; [`parse()`] makes one from JSON and names every violated
+//! field at once; [`Definition::to_json`] writes it back in the form of the HTTP contract.
+//!
+//! # Layout
+//! - [`parse`](mod@parse): every check of a template's creation that depends on neither kind nor rules
+//! - [`shape`]: value and usage rules, checked for shape
+//! - [`write`]: back to JSON
+//! - [`patch`]: what may change in a draft, and in a template that is out
+
+mod parse;
+mod patch;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod write;
 
 use chrono_tz::Tz;
 use rust_decimal::Decimal;
 
 use super::audience::Audience;
 use super::window::{Millis, Validity};
+
+pub use parse::parse;
+pub use patch::{patch_draft, patch_published};
 
 /// How far an acknowledged claim has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,4 +113,45 @@ pub struct Definition {
     pub audience: Option<Audience>,
     /// Whether grants count against, and are checked against, the quotas on user, IP and device.
     pub quotas: bool,
+}
+
+/// Ties an enumeration to its words in the HTTP contract and in PostgreSQL.
+macro_rules! words {
+    ($name:ident: $($word:literal = $variant:ident),+ $(,)?) => {
+        impl $name {
+            pub const WORDS: &[(&str, $name)] = &[$(($word, $name::$variant)),+];
+
+            pub fn word(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word),+
+                }
+            }
+
+            /// Case does not matter.
+            pub fn parse(text: &str) -> Option<$name> {
+                $name::WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)).map(|(_, value)| *value)
+            }
+        }
+    };
+}
+
+words!(AckLevel: "redis" = Redis, "postgres" = Postgres);
+words!(Issuer: "platform" = Platform, "merchant" = Merchant, "streamer" = Streamer);
+words!(Status:
+    "draft" = Draft, "pending_approval" = PendingApproval, "approved" = Approved, "published" = Published,
+    "paused" = Paused, "stopped" = Stopped, "finished" = Finished,
+);
+words!(Kind:
+    "cash_voucher" = CashVoucher, "full_reduction" = FullReduction, "percentage_discount" = PercentageDiscount,
+    "shipping" = Shipping, "free_item" = FreeItem, "red_packet" = RedPacket,
+);
+words!(Distribution: "claim" = Claim);
+
+// === impl Definition ===
+
+impl Definition {
+    /// Reads a definition that passed [`parse()`] when it was stored: time has gone on since.
+    pub fn from_store(stored: &serde_json::Value) -> Result<Definition, Vec<super::fields::FieldError>> {
+        parse(stored, Millis::MIN)
+    }
 }

@@ -1,9 +1,42 @@
 //! Bodies: JSON read with a bound on nesting, and exactly where numbers are money.
 
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
 use serde_json::Value;
 
 use super::problem::Problem;
 use crate::limits::JSON_DEPTH_MAX;
+
+/// Reads a body whole: at most `max` bytes, within `timeout`.
+pub async fn read(mut body: Incoming, max: usize, timeout: Duration) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let too_large = || Problem::new("payload_too_large", format!("the body may have {max} bytes"));
+    if body.size_hint().lower() > max as u64 {
+        return Err(too_large());
+    }
+    let whole = async {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Problem::new("invalid_request", "the body broke off"))?;
+            if let Some(data) = frame.data_ref() {
+                if whole.len() + data.len() > max {
+                    return Err(too_large());
+                }
+                whole.extend_from_slice(data);
+            }
+        }
+        Ok(whole.freeze())
+    };
+    match tokio::time::timeout(timeout, whole).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new("request_timeout", "the body did not arrive in time")),
+    }
+}
 
 /// Reads JSON. Nesting beyond the bound is refused before anything is built from it.
 pub fn parse_json(bytes: &[u8]) -> Result<Value, Problem> {

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+pub use crate::domain::fields::FieldError;
 use crate::domain::outcome::ClaimOutcome;
 use crate::pg::{PgFault, PgKind};
 use crate::redis::fault::Fault;
@@ -22,15 +23,6 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// Further members of the answer, such as `scope` or `claim_key`.
     pub extra: Map<String, Value>,
-}
-
-/// One violated field: where, a stable word, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldError {
-    /// As `limits.per_user` or `claims[3].user_id`.
-    pub field: String,
-    pub code: &'static str,
-    pub detail: String,
 }
 
 /// Code, HTTP status, title, whether a retry can help. The one table from reason to answer.
@@ -108,6 +100,10 @@ impl Problem {
 
     pub fn status(&self) -> u16 {
         row(self.code).1
+    }
+
+    pub fn title(&self) -> &'static str {
+        row(self.code).2
     }
 
     pub fn retryable(&self) -> bool {

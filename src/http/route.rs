@@ -14,6 +14,7 @@ use hyper::{HeaderMap, Method};
 use serde_json::Value;
 
 use super::problem::Problem;
+use crate::admission::identity::Shopper;
 use crate::app::App;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 
@@ -68,6 +69,8 @@ pub struct Request {
     pub body: Bytes,
     /// Set on routes with [`Access::Roles`].
     pub caller: Option<Caller>,
+    /// Set on routes with [`Access::Shopper`].
+    pub shopper: Option<Arc<(Shopper, u64)>>,
     /// The client's address, behind trusted proxies.
     pub ip: IpAddr,
     pub request_id: String,
@@ -83,6 +86,8 @@ pub enum Reply {
     NoContent,
     /// A body that is not JSON: content type and bytes.
     Raw(&'static str, Bytes),
+    /// JSON, because the process is not ready.
+    NotReady(Value),
 }
 
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Reply, Problem>> + Send>>;
@@ -102,11 +107,19 @@ pub struct Route {
     pub body: &'static str,
     /// Name of the answer's schema; empty: no content, or not JSON.
     pub answer: &'static str,
+    /// Query parameters: name, and JSON schema.
+    pub query: &'static [(&'static str, &'static str)],
     /// Codes of `problem` that are particular to this call.
     pub problems: &'static [&'static str],
+    /// Statuses of success, for the document.
+    pub statuses: &'static [u16],
     /// Whether it is a write that takes an `Idempotency-Key`.
     pub idempotent_by_key: bool,
 }
+
+/// The query parameters of a list.
+pub const PAGE_QUERY: &[(&str, &str)] =
+    &[("cursor", r#"{"type":"string"}"#), ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#)];
 
 // === impl Role ===
 
@@ -151,6 +164,11 @@ impl Request {
         self.caller.as_ref().expect("the router sets the caller before it calls the handler")
     }
 
+    /// The shopper that asks. Only on routes with [`Access::Shopper`], where the router has set it.
+    pub fn shopper(&self) -> &Shopper {
+        &self.shopper.as_ref().expect("the router sets the shopper before it calls the handler").0
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -160,10 +178,18 @@ impl Request {
         super::body::parse_json(&self.body)
     }
 
+    /// A query parameter's first value; empty counts as absent.
+    pub fn query_value(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
     /// The page asked for: `limit` (1 to 100, 20 unless told) and `cursor`.
     pub fn page(&self) -> Result<(usize, Option<&str>), Problem> {
-        let find = |name: &str| self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let limit = match find("limit") {
+        let limit = match self.query_value("limit") {
             None => PAGE_DEFAULT,
             Some(text) => text
                 .parse()
@@ -171,7 +197,7 @@ impl Request {
                 .filter(|limit| (1..=PAGE_MAX).contains(limit))
                 .ok_or_else(|| Problem::new("invalid_request", format!("limit must be 1 to {PAGE_MAX}")))?,
         };
-        Ok((limit, find("cursor").filter(|cursor| !cursor.is_empty())))
+        Ok((limit, self.query_value("cursor")))
     }
 }
 

@@ -10,12 +10,7 @@ mod embedded {
 
 /// Migrations that this binary brings.
 pub fn known_version() -> i32 {
-    embedded::migrations::runner()
-        .get_migrations()
-        .iter()
-        .map(|migration| migration.version() as i32)
-        .max()
-        .unwrap_or(0)
+    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
 }
 
 /// Applies what is missing, under an advisory lock, and fixes the installation's settings if this

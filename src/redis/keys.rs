@@ -49,6 +49,11 @@ impl CellKeys {
         &self.quotas
     }
 
+    /// `fg:{c0}:*`, a pattern for SCAN: every key of the cell.
+    pub fn pattern(&self) -> String {
+        format!("{}*", self.prefix)
+    }
+
     pub fn template(&self, id: TemplateId) -> TemplateKeys {
         TemplateKeys {
             template: format!("{}t:{id}", self.prefix).into(),

@@ -177,5 +177,5 @@ fn a_missing_program_is_one_sentence_with_its_package() {
 fn a_file_that_is_no_program_is_passed_over() {
     let folder = Folder::new("no-program");
     OpenOptions::new().create(true).truncate(true).write(true).open(folder.join("redis-server")).unwrap();
-    place::find_binary("redis-server", "redis-server", &[folder.0.clone()]).unwrap_err();
+    place::find_binary("redis-server", "redis-server", std::slice::from_ref(&folder.0)).unwrap_err();
 }

@@ -1,6 +1,9 @@
 //! Tests against real servers: one binary, a file per area.
 
+mod catalog;
 mod demo;
+mod demo_process;
+mod grant;
 mod histories;
 mod lost_tails;
 mod scripts;

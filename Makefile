@@ -1,0 +1,32 @@
+# What a person types. Each works from any folder: make -C path/to/floodgate run
+#
+#   make run    everything in one: installs what is missing, builds, puts a template on sale
+#   make test   installs what the tests need, and runs them all
+#   make check  formatting, lints and documentation, each warning an error
+
+# Further words for the demo: make run ARGS="--reset"
+ARGS ?=
+CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
+
+.PHONY: run build install toolchain test check
+
+run: install build
+	exec ./target/release/floodgate demo $(ARGS)
+
+build: toolchain
+	$(CARGO) build --release --locked
+
+install:
+	./scripts/install-deps
+
+test: install toolchain
+	$(CARGO) test --locked
+
+check: toolchain
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+toolchain:
+	@command -v $(CARGO) >/dev/null || \
+	  { echo "floodgate: cargo is not installed: install Rust 1.95 or newer (https://rustup.rs)" >&2; exit 1; }

@@ -1,0 +1,347 @@
+//! One claim, from the checks in memory to the acknowledged answer.
+//!
+//! What the gateway would refuse on its own (state, window, blacklist, audience, sold out) is
+//! first looked up among the receipts if the claim brings its own key: a user whose answer was
+//! lost gets the coupon, though the template is over by then. Everything else goes through a lane.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::catalog::snapshot::LiveTemplate;
+use crate::claim::engine::{Claim, Held};
+use crate::claim::lane::{Answer, Job, LaneHandle, Lookup, LookupHandle};
+use crate::clock::{mono_ms, now_ms};
+use crate::config::{self, ms};
+use crate::domain::audience::Facts;
+use crate::domain::code::{CouponName, to_base32};
+use crate::domain::ids::{EntryId, TemplateId};
+use crate::domain::outcome::{ClaimOutcome, Scope};
+use crate::domain::template::{AckLevel, Status};
+use crate::domain::user::UserRef;
+use crate::domain::window::{Day, Millis, rfc3339};
+use crate::grant::watermark::{Ack, Awaited};
+use crate::http::problem::Problem;
+use crate::limits::CLOCK_CARE_MS;
+use crate::telemetry::metrics;
+
+/// A claim as the front door has read it.
+pub struct ClaimRequest<'a> {
+    pub template: TemplateId,
+    pub user: &'a UserRef,
+    pub facts: &'a Facts,
+    pub channel: Option<&'a str>,
+    pub ip: Option<IpAddr>,
+    pub device: Option<&'a str>,
+    /// The caller's own claim key. Without one the gateway makes one.
+    pub key: Option<&'a str>,
+}
+
+/// A claim that holds a coupon.
+pub struct Granted {
+    pub template: Arc<LiveTemplate>,
+    pub held: Held,
+    /// Whether the claim key was granted before.
+    pub replayed: bool,
+    pub claim_key: String,
+}
+
+/// Makes claim keys for claims that bring none: unique, not secret.
+pub struct ClaimKeys {
+    prefix: u64,
+    next: AtomicU64,
+}
+
+/// Decides one claim and waits until its ack level is reached.
+pub async fn claim(
+    app: &App,
+    lane: &LaneHandle,
+    lookups: &LookupHandle,
+    request: ClaimRequest<'_>,
+) -> Result<Granted, Problem> {
+    let begun = Instant::now();
+    let result = decide(app, lane, lookups, request, begun).await;
+    metrics().claim_seconds.record(begun.elapsed());
+    match &result {
+        Ok(granted) if granted.replayed => metrics().claims(ClaimOutcome::Replayed, 1),
+        Ok(_) => metrics().claims(ClaimOutcome::Granted, 1),
+        Err(problem) => count_refusal(problem),
+    }
+    result
+}
+
+/// Counts a claim's refusal by its code.
+pub fn count_refusal(problem: &Problem) {
+    if let Some(outcome) = ClaimOutcome::ALL.into_iter().find(|outcome| outcome.code() == problem.code) {
+        metrics().claims(outcome, 1);
+    }
+}
+
+async fn decide(
+    app: &App,
+    lane: &LaneHandle,
+    lookups: &LookupHandle,
+    request: ClaimRequest<'_>,
+    begun: Instant,
+) -> Result<Granted, Problem> {
+    let Some(template) = app.snapshot.load().templates.get(&request.template).cloned() else {
+        let detail = format!("there is no template {} to claim", request.template);
+        return Err(Problem::of(ClaimOutcome::TemplateNotFound, detail));
+    };
+    let claim_key = request.key.map_or_else(|| app.claims.keys.make(), str::to_owned);
+    let hash = app.hashing.claim_key(&claim_key);
+    let now = app.claims.cell.redis_now().unwrap_or_else(now_ms);
+    if let Some(refusal) = own_refusal(app, &template, &request, now) {
+        if request.key.is_none() {
+            return Err(refusal);
+        }
+        if app.claims.doubts.holds(template.id, request.user, hash) {
+            return Err(unknown(&claim_key));
+        }
+        return match lookups.find(template.clone(), request.user.clone(), hash).await {
+            Lookup::Found { held, last } => {
+                acknowledge(app, &template, held, last, &claim_key, begun).await?;
+                Ok(Granted { template, held, replayed: true, claim_key })
+            }
+            Lookup::NotFound => Err(refusal),
+            Lookup::Unavailable => Err(unavailable()),
+        };
+    }
+    let (ip, device) = match template.definition.quotas {
+        true => (request.ip.map(|ip| app.hashing.ip(ip)), request.device.map(|id| app.hashing.device(id))),
+        false => (None, None),
+    };
+    let claim = Claim { user: request.user.clone(), claim_key_hash: hash, ip, device };
+    let answered = lane.submit(Job { template: template.clone(), claim }).map_err(overloaded)?;
+    let (held, entry, replayed) = match answered.await.unwrap_or(Answer::Unknown) {
+        Answer::Granted { held, entry } => (held, entry, false),
+        Answer::Replayed { held, last } => (held, last, true),
+        refused => return Err(refusal_of(app, &template, refused, now, &claim_key)),
+    };
+    acknowledge(app, &template, held, entry, &claim_key, begun).await?;
+    Ok(Granted { template, held, replayed, claim_key })
+}
+
+/// What the gateway refuses by what it has in memory, in order of precedence. Close to the edges
+/// of the window it leaves the decision to Redis' clock.
+fn own_refusal(app: &App, template: &LiveTemplate, request: &ClaimRequest<'_>, now: Millis) -> Option<Problem> {
+    let definition = &template.definition;
+    let (starts, ends) = definition.claim_window;
+    if template.freed {
+        return Some(ended());
+    }
+    if matches!(template.status, Status::Paused | Status::Stopped) {
+        return Some(inactive());
+    }
+    if now < starts - CLOCK_CARE_MS {
+        return Some(not_started(definition.timezone, starts, now));
+    }
+    if now >= ends + CLOCK_CARE_MS {
+        return Some(ended());
+    }
+    let device = request.device.map(|device| app.hashing.device(device));
+    let ip = request.ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    if app.snapshot.load().blacklist.blocks(request.user, ip, device, now) {
+        return Some(Problem::of(
+            ClaimOutcome::Blocked,
+            "claims of this user, address or device are blocked; ask support",
+        ));
+    }
+    if app.config.throttle.device_required && request.device.is_none() {
+        return Some(Problem::of(ClaimOutcome::DeviceRequired, "send X-Device-Id"));
+    }
+    if let Some(audience) = &definition.audience
+        && let Err(condition) = audience.check(request.facts, request.channel, now)
+    {
+        let detail = format!("the template is for others: the condition {condition} does not hold");
+        return Some(Problem::of(ClaimOutcome::NotEligible, detail).with("condition", condition));
+    }
+    let mono = mono_ms();
+    if template.latch.is_set(mono) {
+        template.latch.touch(mono);
+        metrics().latch_refusals.increment(1);
+        return Some(sold_out());
+    }
+    None
+}
+
+/// Waits for the ack level. What cannot be acknowledged is said as it is: the grant stands.
+async fn acknowledge(
+    app: &App,
+    template: &LiveTemplate,
+    held: Held,
+    entry: EntryId,
+    claim_key: &str,
+    begun: Instant,
+) -> Result<(), Problem> {
+    let level = template.definition.ack.unwrap_or(match app.config.claim.ack {
+        config::Ack::Redis => AckLevel::Redis,
+        config::Ack::Postgres => AckLevel::Postgres,
+    });
+    if level == AckLevel::Redis {
+        return Ok(());
+    }
+    let waiting = Instant::now();
+    let deadline = (begun + ms(app.config.claim.postgres_wait_ms)).into();
+    let awaited = Awaited { entry, template: template.id, serial: held.serial, epoch: held.epoch };
+    let ack = app.acks.wait(awaited, deadline).await;
+    metrics().claim_postgres_seconds.record(waiting.elapsed());
+    match ack {
+        Ack::Committed => Ok(()),
+        Ack::SetAside => Err(Problem::of(
+            ClaimOutcome::SetAside,
+            "the coupon was granted, but its row was refused; it is set aside for an operator",
+        )
+        .with("claim_key", claim_key)),
+        Ack::BeyondFinal | Ack::Unknown => Err(unknown(claim_key)),
+    }
+}
+
+fn refusal_of(app: &App, template: &LiveTemplate, answer: Answer, now: Millis, claim_key: &str) -> Problem {
+    let definition = &template.definition;
+    let until_midnight = || (Day::of(definition.timezone, now).end - now).max(1) as u64;
+    match answer {
+        Answer::UserLimit(held) => {
+            let coupons: Vec<Value> = held.iter().map(|held| held_json(app, template, held)).collect();
+            let detail = format!("the user holds {} of {} allowed", held.len(), definition.limits.per_user);
+            Problem::of(ClaimOutcome::UserLimitReached, detail).with("coupons", coupons)
+        }
+        Answer::Quota { scope, until } => {
+            let detail = match scope {
+                Scope::User | Scope::All => "this user was granted as many coupons as are allowed in the time",
+                Scope::Ip => "this address was granted as many coupons as are allowed in the time",
+                Scope::Device => "this device was granted as many coupons as are allowed in the time",
+            };
+            Problem::of(ClaimOutcome::QuotaExceeded, detail)
+                .with("scope", scope.word())
+                .retry_after_ms((until - now).max(1) as u64)
+        }
+        Answer::Refused(outcome) => match outcome {
+            ClaimOutcome::TemplateInactive => inactive(),
+            ClaimOutcome::NotStarted => not_started(definition.timezone, definition.claim_window.0, now),
+            ClaimOutcome::Ended => ended(),
+            ClaimOutcome::SoldOut => sold_out(),
+            ClaimOutcome::UserDailyLimitReached => {
+                Problem::of(outcome, "the user has all they may have today; come back tomorrow")
+                    .retry_after_ms(until_midnight())
+            }
+            ClaimOutcome::DailyLimitReached => {
+                Problem::of(outcome, "sold out for today; come back tomorrow").retry_after_ms(until_midnight())
+            }
+            ClaimOutcome::Overloaded => overloaded(100),
+            _ => unavailable(),
+        },
+        Answer::Unknown | Answer::Granted { .. } | Answer::Replayed { .. } => unknown(claim_key),
+    }
+}
+
+fn inactive() -> Problem {
+    Problem::of(ClaimOutcome::TemplateInactive, "the template is paused or stopped")
+}
+
+fn ended() -> Problem {
+    Problem::of(ClaimOutcome::Ended, "the time for claims is over")
+}
+
+fn sold_out() -> Problem {
+    Problem::of(ClaimOutcome::SoldOut, "every coupon of the template has been given out")
+}
+
+fn not_started(zone: chrono_tz::Tz, starts: Millis, now: Millis) -> Problem {
+    let at = rfc3339(zone, starts);
+    Problem::of(ClaimOutcome::NotStarted, format!("claims begin at {at}"))
+        .with("starts_at", at)
+        .retry_after_ms((starts - now).max(1) as u64)
+}
+
+fn unavailable() -> Problem {
+    Problem::of(ClaimOutcome::Unavailable, "nothing was granted; ask again").retry_after_ms(jittered(1000))
+}
+
+fn overloaded(wait_ms: u64) -> Problem {
+    Problem::of(ClaimOutcome::Overloaded, "too many claims wait; nothing was granted; ask again")
+        .retry_after_ms(jittered(wait_ms.max(1000)))
+}
+
+fn unknown(claim_key: &str) -> Problem {
+    let detail = "whether the claim was granted is not known; ask again with Idempotency-Key set to claim_key";
+    Problem::of(ClaimOutcome::OutcomeUnknown, detail).with("claim_key", claim_key).retry_after_ms(jittered(1000))
+}
+
+/// Between one and three times `ms`, so that those who were refused together do not return together.
+fn jittered(ms: u64) -> u64 {
+    static TURN: AtomicU64 = AtomicU64::new(0);
+    let spread = TURN.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44;
+    ms + ms * 2 * spread / (1 << 20)
+}
+
+// === What a coupon looks like ===
+
+/// The public name of a coupon that was never given away.
+pub fn code_of(app: &App, template: TemplateId, held: &Held) -> String {
+    app.code_key.encode(CouponName { template, serial: held.serial, epoch: held.epoch, gift: 0 })
+}
+
+fn held_json(app: &App, template: &LiveTemplate, held: &Held) -> Value {
+    let zone = template.definition.timezone;
+    json!({
+        "code": code_of(app, template.id, held),
+        "serial": held.serial,
+        "acquired_at": rfc3339(zone, held.acquired),
+    })
+}
+
+/// The answer to a claim that holds a coupon, as JSON: written by hand, its members need no escapes
+/// but the claim key, which is printable ASCII.
+pub fn write_granted(app: &App, granted: &Granted, out: &mut Vec<u8>) {
+    let template = &granted.template;
+    let zone = template.definition.timezone;
+    let held = &granted.held;
+    let (from, expires) = template.definition.validity.span(zone, held.acquired);
+    let mut number = itoa::Buffer::new();
+    let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
+    put("{\"outcome\":\"");
+    put(if granted.replayed { "replayed" } else { "granted" });
+    put("\",\"claim_key\":\"");
+    for part in granted.claim_key.split_inclusive(['"', '\\']) {
+        match part.strip_suffix(['"', '\\']) {
+            Some(plain) => {
+                put(plain);
+                put("\\");
+                put(&part[plain.len()..]);
+            }
+            None => put(part),
+        }
+    }
+    put("\",\"coupon\":{\"code\":\"");
+    put(&code_of(app, template.id, held));
+    put("\",\"template_id\":");
+    put(number.format(template.id.0));
+    put(",\"serial\":");
+    put(number.format(held.serial));
+    put(",\"status\":\"unused\",\"acquired_at\":\"");
+    put(&rfc3339(zone, held.acquired));
+    put("\",\"valid_from\":\"");
+    put(&rfc3339(zone, from));
+    put("\",\"expires_at\":\"");
+    put(&rfc3339(zone, expires));
+    put("\"}}");
+}
+
+// === impl ClaimKeys ===
+
+impl ClaimKeys {
+    pub fn new() -> Result<Self, String> {
+        let mut prefix = [0; 8];
+        getrandom::fill(&mut prefix).map_err(|error| format!("the system has no randomness: {error}"))?;
+        Ok(ClaimKeys { prefix: u64::from_be_bytes(prefix), next: AtomicU64::new(0) })
+    }
+
+    fn make(&self) -> String {
+        to_base32(u128::from(self.prefix) << 64 | u128::from(self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+}

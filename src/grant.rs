@@ -1,0 +1,31 @@
+//! Accepted claims on their way to disk.
+//!
+//! Redis decides, PostgreSQL keeps. What lies between is a queue in Redis, a watermark in
+//! PostgreSQL, and an epoch that tells one history of a cell from another. Nothing here speaks HTTP.
+//!
+//! # Layout
+//! - [`entry`]: the bytes of a queue entry
+//! - [`queue`]: entries read behind the watermark, and trimmed up to it
+//! - [`terms`]: how long a template's coupons hold
+//! - [`writer`]: one transaction: watermark, rows, what was set aside (`rows`, `aside`)
+//! - [`cells`]: a cell's row in PostgreSQL, and where each of its histories ended
+//! - [`flusher`]: the loop that owns a cell (`owner`: what it does while it is the owner)
+//! - [`opening`], [`reapply`]: a cell is opened under a new epoch
+//! - [`recover`]: the same for a Redis that came back empty or with another history
+//! - [`watermark`]: waits until a grant is a row
+//! - [`fate`]: what became of a grant whose row is not there
+
+mod aside;
+pub mod cells;
+pub mod entry;
+pub mod fate;
+pub mod flusher;
+pub mod opening;
+mod owner;
+pub mod queue;
+pub mod reapply;
+pub mod recover;
+mod rows;
+pub mod terms;
+pub mod watermark;
+pub mod writer;

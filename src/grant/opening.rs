@@ -1,0 +1,214 @@
+//! A cell is opened: what PostgreSQL knows is given back to a Redis that may have less, and the
+//! cell goes on under a new epoch.
+//!
+//! The order is the protocol. The epoch is raised in PostgreSQL before Redis hears of it, grants
+//! stop before anything is read, and the marker that lets them go on is written last. A crash
+//! anywhere leaves the cell closed, and the next opener starts at the beginning.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::queue::ask;
+use super::{cells, reapply};
+use crate::config;
+use crate::domain::ids::{CellId, EntryId, Epoch};
+use crate::pg::PgFault;
+use crate::redis::cell::{CellMeta, Identity, accepted, read_meta};
+use crate::redis::client::{Call, Link};
+use crate::redis::fault::Fault;
+use crate::redis::keys::CellKeys;
+use crate::redis::scripts::Script;
+
+/// What an opening works with. The caller holds the cell's advisory lock on `client`, and `link`
+/// does not reconnect by itself.
+pub struct Opening<'a> {
+    pub client: &'a Client,
+    pub link: &'a mut Link,
+    pub keys: &'a CellKeys,
+    pub cell: CellId,
+    pub quota: &'a config::Quota,
+    /// Of one call to Redis.
+    pub timeout: Duration,
+    /// Told what is being done, for a person who waits.
+    pub progress: &'a (dyn Fn(&str) + Sync),
+}
+
+/// A cell that is open.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    pub identity: Identity,
+    /// Where the history before this epoch ended.
+    pub final_id: EntryId,
+    pub rows_reapplied: u64,
+}
+
+/// Why a cell stays closed.
+#[derive(Debug)]
+pub enum OpenFault {
+    /// Only `floodgate recover` can open it: an operator decides.
+    Refused(Refusal),
+    /// Not now: the Redis at hand cannot be opened by anyone.
+    NotYet(String),
+    /// Another opener has taken a higher epoch.
+    Overtaken,
+    /// All epochs are used up.
+    Exhausted,
+    Redis(Fault),
+    Pg(PgFault),
+}
+
+/// What is wrong with the Redis that a cell found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has no cell, though PostgreSQL has opened one.
+    Empty,
+    /// Its last entry lies beyond the end of the history that was stored.
+    Diverged { last: EntryId, epoch: Epoch, ended: EntryId },
+}
+
+/// Epochs left below which an operator is told.
+const EPOCHS_LEFT_WARN: Epoch = 5_000;
+
+// === impl Opening ===
+
+impl Opening<'_> {
+    /// Step 1: the Redis at hand, and what speaks against opening it.
+    pub async fn inspect(&mut self) -> Result<(CellMeta, Option<Refusal>), OpenFault> {
+        let meta = tokio::time::timeout(self.timeout, read_meta(self.link, self.keys)).await;
+        let meta = meta.unwrap_or_else(|_| Err(Fault::timeout()))?;
+        if meta.role != "master" {
+            return Err(OpenFault::NotYet(format!("this Redis is a {}", meta.role)));
+        }
+        if meta.now < meta.clock - 1000 {
+            return Err(OpenFault::NotYet(format!("the clock of Redis is {} ms behind", meta.clock - meta.now)));
+        }
+        let row = cells::read(self.client, self.cell).await?;
+        if meta.epoch == 0 && row.opened {
+            return Ok((meta, Some(Refusal::Empty)));
+        }
+        let refusal = cells::diverged(self.client, self.cell, meta.last)
+            .await?
+            .map(|(epoch, ended)| Refusal::Diverged { last: meta.last, epoch, ended });
+        Ok((meta, refusal))
+    }
+
+    /// Steps 1 to 5. Refuses a Redis that needs `floodgate recover`.
+    pub async fn run(&mut self) -> Result<Opened, OpenFault> {
+        match self.inspect().await? {
+            (_, Some(refusal)) => Err(OpenFault::Refused(refusal)),
+            (meta, None) => self.run_on(meta).await,
+        }
+    }
+
+    /// Steps 2 to 5, on a Redis that was judged.
+    pub(super) async fn run_on(&mut self, meta: CellMeta) -> Result<Opened, OpenFault> {
+        let identity = self.close(&meta).await?;
+        let final_id = self.record_final(&identity).await?;
+        let started = std::time::Instant::now();
+        let now = || meta.now + started.elapsed().as_millis() as i64;
+        let rows_reapplied = reapply::all(self, &identity, now).await?;
+        let marked = cells::mark_opened(self.client, self.cell, identity.epoch).await?;
+        if !marked {
+            return Err(OpenFault::Overtaken);
+        }
+        let mut names = vec![self.keys.meta(), self.keys.queue()];
+        names.extend(self.keys.quotas().iter().map(|key| &**key));
+        let mut call = Call::new(Script::CellOpen, names.into_iter());
+        identity.put(&mut call);
+        reapply::put_quotas(&mut call, self.quota);
+        accepted(ask(self.link, &call, self.timeout).await?)?;
+        Ok(Opened { identity, final_id, rows_reapplied })
+    }
+
+    /// Step 2: a new epoch, in PostgreSQL and then in Redis. Grants stop here.
+    pub(super) async fn close(&mut self, meta: &CellMeta) -> Result<Identity, OpenFault> {
+        let raised = cells::raise_epoch(self.client, self.cell, meta.epoch).await?;
+        let epoch = raised.ok_or(OpenFault::Exhausted)?;
+        if epoch > Epoch::MAX - EPOCHS_LEFT_WARN {
+            tracing::error!(cell = self.cell.0, epoch, "the cell has few of its 65,535 epochs left");
+        }
+        let identity = Identity { replid: meta.live_replid.as_str().into(), epoch };
+        let mut call = Call::new(Script::CellClose, [self.keys.meta()].into_iter());
+        call.arg(epoch).arg(&meta.live_replid);
+        accepted(ask(self.link, &call, self.timeout).await?)?;
+        Ok(identity)
+    }
+
+    /// Step 3: with grants stopped, the end of the history so far.
+    async fn record_final(&mut self, identity: &Identity) -> Result<EntryId, OpenFault> {
+        // The last id is read again: entries may have come in before the cell was closed.
+        let meta = tokio::time::timeout(self.timeout, read_meta(self.link, self.keys)).await;
+        let meta = meta.unwrap_or_else(|_| Err(Fault::timeout()))?;
+        if meta.live_replid != *identity.replid || meta.epoch != identity.epoch {
+            return Err(OpenFault::NotYet("this Redis changed its role while it was being opened".into()));
+        }
+        let recorded = cells::record_final(self.client, self.cell, identity.epoch, meta.last).await?;
+        recorded.ok_or(OpenFault::Overtaken)
+    }
+}
+
+// === impl OpenFault ===
+
+impl OpenFault {
+    /// A bounded word for metrics and for telling one trouble from the next.
+    pub fn word(&self) -> &'static str {
+        match self {
+            OpenFault::Refused(Refusal::Empty) => "empty",
+            OpenFault::Refused(Refusal::Diverged { .. }) => "diverged",
+            OpenFault::NotYet(_) => "not_yet",
+            OpenFault::Overtaken => "overtaken",
+            OpenFault::Exhausted => "exhausted",
+            OpenFault::Redis(fault) => fault.kind,
+            OpenFault::Pg(fault) => fault.word(),
+        }
+    }
+}
+
+impl From<Fault> for OpenFault {
+    fn from(fault: Fault) -> Self {
+        OpenFault::Redis(fault)
+    }
+}
+
+impl From<PgFault> for OpenFault {
+    fn from(fault: PgFault) -> Self {
+        OpenFault::Pg(fault)
+    }
+}
+
+impl From<tokio_postgres::Error> for OpenFault {
+    fn from(error: tokio_postgres::Error) -> Self {
+        OpenFault::Pg(error.into())
+    }
+}
+
+impl fmt::Display for OpenFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenFault::Refused(refusal) => refusal.fmt(f),
+            OpenFault::NotYet(why) => f.write_str(why),
+            OpenFault::Overtaken => f.write_str("another process opens this cell"),
+            OpenFault::Exhausted => f.write_str("all 65,535 epochs of the cell are used up: it can never open again"),
+            OpenFault::Redis(fault) => fault.fmt(f),
+            OpenFault::Pg(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Empty => f.write_str(
+                "Redis is empty, though this cell was open before: claims stay refused until `floodgate recover` \
+                 has given it back what PostgreSQL knows",
+            ),
+            Refusal::Diverged { last, epoch, ended } => write!(
+                f,
+                "Redis has entry {last}, but the history that PostgreSQL stored ended at {ended} when epoch {epoch} \
+                 began: claims stay refused until `floodgate recover` has replaced it"
+            ),
+        }
+    }
+}

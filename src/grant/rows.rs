@@ -1,0 +1,87 @@
+//! Grants as rows of `user_coupons`.
+
+use super::entry::{BadEntry, Grant};
+use super::terms::TermsCache;
+use crate::domain::ids::{EntryId, TemplateId};
+use crate::domain::user::UserRef;
+use crate::domain::window::Millis;
+use crate::pg::copy::CopyRows;
+
+/// An entry, taken apart as far as it can be.
+pub(super) struct Decoded<'a> {
+    pub id: EntryId,
+    pub payload: &'a [u8],
+    pub grants: Result<Vec<Row<'a>>, BadEntry>,
+}
+
+/// A grant as a row of `user_coupons`, or the word for why it cannot be one.
+pub(super) struct Row<'a> {
+    pub grant: Grant<'a>,
+    pub span: Span,
+}
+
+/// When a coupon is valid, `[from, until)`; or the word for why its grant cannot be a row.
+pub(super) type Span = Result<(Millis, Millis), &'static str>;
+
+/// Ten fields with their lengths, and a user reference of 20 to 107 bytes.
+const ROW_BYTES: usize = 160;
+
+/// Turns grants into rows, with the terms that were loaded.
+pub(super) fn rows<'a>(grants: Vec<Grant<'a>>, terms: &TermsCache) -> Vec<Row<'a>> {
+    // All grants of an entry have one time: the span is reckoned once a template.
+    let mut last: Option<(TemplateId, Span)> = None;
+    let mut span_of = |grant: &Grant<'_>| match last {
+        Some((template, span)) if template == grant.template => span,
+        _ => {
+            let span = terms.get(grant.template).map(|terms| terms.span(grant.acquired));
+            last = Some((grant.template, span));
+            span
+        }
+    };
+    grants
+        .into_iter()
+        .map(|grant| {
+            let span = if is_user(grant.user) { span_of(&grant) } else { Err("no_user_reference") };
+            Row { grant, span }
+        })
+        .collect()
+}
+
+/// The rows of many entries.
+pub(super) fn pack_entries(entries: &[Decoded<'_>]) -> CopyRows {
+    let rows: usize = entries.iter().filter_map(|entry| entry.grants.as_ref().ok()).map(Vec::len).sum();
+    let mut copy = CopyRows::with_capacity(rows * ROW_BYTES);
+    for rows in entries.iter().filter_map(|entry| entry.grants.as_ref().ok()) {
+        pack_into(&mut copy, rows);
+    }
+    copy
+}
+
+pub(super) fn pack(rows: &[Row<'_>]) -> CopyRows {
+    let mut copy = CopyRows::with_capacity(rows.len() * ROW_BYTES);
+    pack_into(&mut copy, rows);
+    copy
+}
+
+/// Packs the grants that can be rows, in the columns of `copy_coupons.sql`.
+fn pack_into(copy: &mut CopyRows, rows: &[Row<'_>]) {
+    for Row { grant, span } in rows {
+        let Ok((from, until)) = *span else { continue };
+        copy.row(10)
+            .int4(grant.template.as_i32())
+            .int8(grant.serial as i64)
+            .int4(grant.epoch.into())
+            .text(grant.user)
+            .int8(grant.claim_key_hash as i64)
+            .int8_or_null(grant.ip_hash.map(|hash| hash as i64))
+            .int8_or_null(grant.device_hash.map(|hash| hash as i64))
+            .time(grant.acquired)
+            .time(from)
+            .time(until);
+    }
+}
+
+/// Whether the bytes are a user reference.
+pub(super) fn is_user(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| UserRef::from_store(text).is_some())
+}

@@ -1,0 +1,321 @@
+//! One transaction: the watermark moves, the grants are rows, and what PostgreSQL refuses is set aside.
+//!
+//! The watermark comes first. If it does not stand where this flusher left it, or the epoch has
+//! risen, another one has taken over and nothing is written. Rows go by COPY. Where data are bad
+//! the same entries go again, one by one under savepoints, so that the neighbours of a bad row pass.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio_postgres::{Client, Statement};
+
+use super::aside::SetAside;
+use super::cells::cell_i16;
+use super::entry::{self, BadEntry, Grant};
+use super::queue::QueueEntry;
+use super::rows::{Decoded, Row, pack, pack_entries, rows};
+use super::terms::TermsCache;
+use crate::domain::ids::{CellId, EntryId, Epoch, TemplateId};
+use crate::domain::window::Millis;
+use crate::pg::copy::CopyRows;
+use crate::pg::{PgFault, PgKind};
+use crate::telemetry::metrics;
+
+/// Writes the grants of one cell over a connection of its own.
+pub struct Writer {
+    client: Client,
+    cell: CellId,
+    /// The longest that one transaction may take; then the connection is given up.
+    timeout: Duration,
+    terms: TermsCache,
+    advance: Statement,
+    copy: Statement,
+    set_aside: SetAside,
+}
+
+/// What one transaction did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub rows: usize,
+    pub set_aside: usize,
+    /// Rows that were there already, from the same claims.
+    pub repeats: usize,
+    /// When the newest grant was made.
+    pub newest: Option<Millis>,
+    pub templates: BTreeSet<TemplateId>,
+}
+
+/// Why nothing was written, or nobody knows.
+#[derive(Debug)]
+pub enum WriteFault {
+    /// Another flusher has taken over: stop at once.
+    Zombie,
+    Pg(PgFault),
+}
+
+const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
+
+// === impl Writer ===
+
+impl Writer {
+    pub async fn new(client: Client, cell: CellId, timeout: Duration) -> Result<Self, PgFault> {
+        Ok(Writer {
+            advance: client.prepare(include_str!("../sql/grant/advance.sql")).await?,
+            copy: client.prepare(include_str!("../sql/grant/copy_coupons.sql")).await?,
+            set_aside: SetAside::prepare(&client, cell).await?,
+            terms: TermsCache::default(),
+            client,
+            cell,
+            timeout,
+        })
+    }
+
+    /// The connection, for what its owner does between transactions.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Stores `entries`, which follow on `expected` without a gap, under `epoch`.
+    ///
+    /// After a fault of kind `Unknown` it is not known whether the transaction committed: the
+    /// connection must be replaced and the watermark read again.
+    pub async fn write(
+        &mut self,
+        epoch: Epoch,
+        expected: EntryId,
+        entries: &[QueueEntry],
+    ) -> Result<Written, WriteFault> {
+        match tokio::time::timeout(self.timeout, self.write_untimed(epoch, expected, entries)).await {
+            Ok(result) => result,
+            Err(_) => Err(WriteFault::Pg(PgFault { kind: PgKind::Unknown, ..PgFault::transient("no answer in time") })),
+        }
+    }
+
+    async fn write_untimed(
+        &mut self,
+        epoch: Epoch,
+        expected: EntryId,
+        entries: &[QueueEntry],
+    ) -> Result<Written, WriteFault> {
+        let Some(last) = entries.last() else { return Ok(Written::default()) };
+        let decoded = self.decode(entries).await?;
+        let mut written = Written::default();
+        for row in decoded.iter().filter_map(|entry| entry.grants.as_ref().ok()).flatten() {
+            written.templates.insert(row.grant.template);
+            written.newest = written.newest.max(Some(row.grant.acquired));
+        }
+        let fast = self.transaction(epoch, expected, last.id, &decoded, &mut written, false).await;
+        let result = match fast {
+            Err(WriteFault::Pg(fault)) if is_bad_data(&fault) => {
+                tracing::warn!(
+                    cell = self.cell.0,
+                    entry = %last.id,
+                    sqlstate = fault.sqlstate,
+                    constraint = fault.constraint,
+                    "PostgreSQL refused rows: storing their neighbours one by one"
+                );
+                self.transaction(epoch, expected, last.id, &decoded, &mut written, true).await
+            }
+            result => result,
+        };
+        if result.is_err() && !self.client.is_closed() {
+            // Best effort: a connection that cannot roll back is replaced by its owner.
+            let _ = self.client.batch_execute("ROLLBACK").await;
+        }
+        result.map(|()| written)
+    }
+
+    /// `careful`: entry by entry and row by row, instead of all in one COPY.
+    async fn transaction(
+        &self,
+        epoch: Epoch,
+        expected: EntryId,
+        last: EntryId,
+        entries: &[Decoded<'_>],
+        written: &mut Written,
+        careful: bool,
+    ) -> Result<(), WriteFault> {
+        (written.rows, written.set_aside, written.repeats) = (0, 0, 0);
+        self.run(if careful { "ROLLBACK" } else { BEGIN }).await?;
+        if careful {
+            self.run(BEGIN).await?;
+        }
+        let moved = self
+            .client
+            .execute(
+                &self.advance,
+                &[
+                    &cell_i16(self.cell),
+                    &i32::from(epoch),
+                    &i32::from(expected.epoch),
+                    &(expected.seq as i64),
+                    &i32::from(last.epoch),
+                    &(last.seq as i64),
+                ],
+            )
+            .await?;
+        if moved == 0 {
+            return Err(WriteFault::Zombie);
+        }
+        if !careful {
+            written.rows = self.copy(pack_entries(entries)).await?;
+        }
+        for entry in entries {
+            match &entry.grants {
+                Err(bad) => {
+                    self.set_entry_aside(entry, bad).await?;
+                    written.set_aside += 1;
+                }
+                Ok(rows) => {
+                    if careful {
+                        self.store_carefully(entry.id, rows, written).await?;
+                    }
+                    for row in rows {
+                        if let Err(reason) = row.span {
+                            self.set_grant_aside(entry.id, &row.grant, None, reason).await?;
+                            written.set_aside += 1;
+                        }
+                    }
+                }
+            }
+        }
+        if written.set_aside > 0 {
+            let sql = include_str!("../sql/grant/count_set_aside.sql");
+            self.client.execute(sql, &[&cell_i16(self.cell), &(written.set_aside as i64)]).await?;
+        }
+        self.run("COMMIT").await
+    }
+
+    /// Stores one entry's rows under a savepoint; where that fails, each row under its own.
+    async fn store_carefully(&self, id: EntryId, rows: &[Row<'_>], written: &mut Written) -> Result<(), WriteFault> {
+        self.run("SAVEPOINT entry").await?;
+        match self.copy(pack(rows)).await {
+            Ok(count) => {
+                written.rows += count;
+                return self.run("RELEASE entry").await;
+            }
+            Err(fault) if is_bad_data(&fault) => self.run("ROLLBACK TO entry; RELEASE entry").await?,
+            Err(fault) => return Err(fault.into()),
+        }
+        for row in rows.iter().filter(|row| row.span.is_ok()) {
+            self.run("SAVEPOINT grant_row").await?;
+            match self.copy(pack(std::slice::from_ref(row))).await {
+                Ok(count) => {
+                    written.rows += count;
+                    self.run("RELEASE grant_row").await?;
+                }
+                Err(fault) if is_bad_data(&fault) => {
+                    self.run("ROLLBACK TO grant_row; RELEASE grant_row").await?;
+                    self.refused(id, &row.grant, fault, written).await?;
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A row that PostgreSQL refuses: a repeat of what is stored, a collision, or plainly bad.
+    async fn refused(
+        &self,
+        id: EntryId,
+        grant: &Grant<'_>,
+        fault: PgFault,
+        written: &mut Written,
+    ) -> Result<(), WriteFault> {
+        let mut reason = fault.constraint.clone().unwrap_or_else(|| fault.detail.chars().take(500).collect());
+        if fault.violates("user_coupons_pkey") {
+            let sql = include_str!("../sql/grant/stored.sql");
+            let stored = self.client.query_opt(sql, &[&grant.template.as_i32(), &(grant.serial as i64)]).await?;
+            let same = stored.is_some_and(|row| {
+                row.get::<_, i32>(0) == i32::from(grant.epoch)
+                    && row.get::<_, i64>(1) == grant.claim_key_hash as i64
+                    && row.get::<_, &str>(2).as_bytes() == grant.user
+            });
+            if same {
+                written.repeats += 1;
+                return Ok(());
+            }
+            metrics().serial_collisions.increment(1);
+            tracing::error!(
+                cell = self.cell.0,
+                entry = %id,
+                template = grant.template.0,
+                serial = grant.serial,
+                "a serial was granted to two claims: the later one is set aside"
+            );
+            reason = "serial_collision".into();
+        }
+        self.set_grant_aside(id, grant, fault.sqlstate.as_deref(), &reason).await?;
+        written.set_aside += 1;
+        Ok(())
+    }
+
+    /// Sends packed rows, if there are any, and tells how many.
+    async fn copy(&self, packed: CopyRows) -> Result<usize, PgFault> {
+        let count = packed.rows();
+        if count > 0 {
+            let mut sink = pin!(self.client.copy_in::<_, Bytes>(&self.copy).await?);
+            sink.send(packed.finish()).await?;
+            sink.finish().await?;
+        }
+        Ok(count)
+    }
+
+    async fn set_grant_aside(
+        &self,
+        id: EntryId,
+        grant: &Grant<'_>,
+        sqlstate: Option<&str>,
+        reason: &str,
+    ) -> Result<(), PgFault> {
+        self.set_aside.grant(&self.client, id, grant, sqlstate, reason).await
+    }
+
+    async fn set_entry_aside(&self, entry: &Decoded<'_>, bad: &BadEntry) -> Result<(), PgFault> {
+        tracing::error!(cell = self.cell.0, entry = %entry.id, reason = bad.0, "an entry cannot be read: set aside");
+        self.set_aside.entry(&self.client, entry.id, entry.payload, bad).await
+    }
+
+    /// Takes the entries apart and reads what is not known of their templates.
+    async fn decode<'a>(&mut self, entries: &'a [QueueEntry]) -> Result<Vec<Decoded<'a>>, PgFault> {
+        let mut taken: Vec<(&QueueEntry, Result<Vec<Grant<'a>>, BadEntry>)> = Vec::with_capacity(entries.len());
+        let mut templates = BTreeSet::new();
+        for entry in entries.iter().filter(|entry| !entry.id.is_marker()) {
+            let grants = entry::decode(entry.id, &entry.payload);
+            templates.extend(grants.iter().flatten().map(|grant| grant.template));
+            taken.push((entry, grants));
+        }
+        self.terms.load(&self.client, templates.into_iter()).await?;
+        let decoded = taken.into_iter().map(|(entry, grants)| Decoded {
+            id: entry.id,
+            payload: &entry.payload,
+            grants: grants.map(|grants| rows(grants, &self.terms)),
+        });
+        Ok(decoded.collect())
+    }
+
+    async fn run(&self, sql: &str) -> Result<(), WriteFault> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+}
+
+/// Whether a row is at fault. A COPY stream that PostgreSQL cannot follow is ours: setting every row
+/// aside would not mend it.
+fn is_bad_data(fault: &PgFault) -> bool {
+    fault.kind == PgKind::Data && !matches!(fault.sqlstate.as_deref(), Some("22P03" | "22P04"))
+}
+
+impl From<PgFault> for WriteFault {
+    fn from(fault: PgFault) -> Self {
+        WriteFault::Pg(fault)
+    }
+}
+
+impl From<tokio_postgres::Error> for WriteFault {
+    fn from(error: tokio_postgres::Error) -> Self {
+        WriteFault::Pg(error.into())
+    }
+}

@@ -1,0 +1,94 @@
+//! HTTP/1.1 or h2c on one connection, and its orderly end.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::entrance::Entrance;
+use super::guard::{Guarded, Waits};
+use crate::config::Http;
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+/// What a client that speaks HTTP/2 without negotiation sends first (RFC 9113, 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a connection may leave its first bytes out, and a client take no bytes.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
+
+/// Serves one connection to its end. When `stop` turns true, requests under way are answered and
+/// the connection closes.
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: Arc<Entrance>,
+    waits: Arc<Waits>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let _ = stream.set_nodelay(true);
+    let Ok(Some(is_h2)) = tokio::time::timeout(FIRST_BYTES, speaks_h2(&stream)).await else { return };
+    let config = &entrance.app.config.http;
+    let service = service_fn(|request| {
+        let entrance = entrance.clone();
+        async move { Ok::<_, std::convert::Infallible>(entrance.answer(request, peer.ip()).await) }
+    });
+    if is_h2 {
+        let io = TokioIo::new(Guarded::http2(stream, waits));
+        let mut connection = pin!(h2_builder(config).serve_connection(io, service));
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    } else {
+        let io = TokioIo::new(Guarded::http1(stream, waits));
+        let mut connection = pin!(h1_builder().serve_connection(io, service));
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+}
+
+/// Whether the first bytes are HTTP/2's. `None`: the client left.
+async fn speaks_h2(stream: &TcpStream) -> Option<bool> {
+    let mut first = [0u8; 24];
+    loop {
+        let seen = stream.peek(&mut first).await.ok().filter(|seen| *seen > 0)?;
+        if first[..seen] != H2_PREFACE[..seen] {
+            return Some(false);
+        }
+        if seen >= 4 {
+            return Some(true);
+        }
+        // "P", "PR" or "PRI": no HTTP/1 method but the rest is on its way. Peeking again at once
+        // would spin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn h1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Idle connections and slow heads are ended by the guard's sweep, at no cost a request.
+    builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).half_close(false).pipeline_flush(true);
+    builder
+}
+
+fn h2_builder(config: &Http) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.h2_streams_max)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_send_buf_size(64 * 1024)
+        .keep_alive_interval(Duration::from_millis(config.idle_timeout_ms / 2))
+        .keep_alive_timeout(Duration::from_millis(config.header_timeout_ms));
+    builder
+}

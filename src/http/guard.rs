@@ -1,0 +1,319 @@
+//! Bytes that no honest client sends, and clients that stall.
+//!
+//! The HTTP library accepts a bare LF for a line's end and waits for ever on a client that reads
+//! nothing. A [`Guarded`] stream refuses the first, since two parsers that disagree on where a
+//! line ends disagree on where a request ends, and notes what a connection waits for, so that
+//! [`Watch::sweep`] can end what waits too long.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
+
+use crate::clock::mono_ms;
+use crate::limits::HEAD_BYTES_MAX;
+
+/// What one connection waits for. Times are of the process' monotonic clock in ms; 0: not waiting.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// Since when the connection is idle between requests.
+    idle: AtomicU64,
+    /// Since when a request's head is incomplete.
+    head: AtomicU64,
+    /// Since when the client takes no bytes.
+    write: AtomicU64,
+}
+
+/// How long a connection may wait for what, in ms.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub idle: u64,
+    pub head: u64,
+    pub write: u64,
+}
+
+/// The connections of one listener thread.
+#[derive(Default)]
+pub struct Watch {
+    connections: Mutex<Vec<(Arc<Waits>, AbortHandle)>>,
+}
+
+/// A stream whose request heads are read along.
+pub struct Guarded<S> {
+    stream: S,
+    waits: Arc<Waits>,
+    /// `None` on HTTP/2, whose frames have no lines.
+    scan: Option<Scan>,
+}
+
+/// Reads along, just far enough to know where heads begin and end.
+#[derive(Debug, Default)]
+struct Scan {
+    phase: Phase,
+    /// The part of a line that has arrived, where a line arrives in parts.
+    line: Vec<u8>,
+    head_bytes: usize,
+    content_length: u64,
+    chunked: bool,
+}
+
+#[derive(Debug, Default, PartialEq)]
+enum Phase {
+    #[default]
+    Head,
+    /// Bytes of a body still to come.
+    Body(u64),
+    /// A chunked body: read no further. The connection ends after its answer.
+    Opaque,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    pub fn add(&self, waits: Arc<Waits>, task: AbortHandle) {
+        self.connections.lock().expect("no panic holds this lock").push((waits, task));
+    }
+
+    /// Ends what waits too long and forgets what has ended. Called once a second.
+    pub fn sweep(&self, patience: Patience) {
+        let now = mono_ms();
+        let too_long = |since: &AtomicU64, limit: u64| {
+            let since = since.load(Ordering::Relaxed);
+            since != 0 && now.saturating_sub(since) > limit
+        };
+        self.connections.lock().expect("no panic holds this lock").retain(|(waits, task)| {
+            if task.is_finished() {
+                return false;
+            }
+            let stalled = too_long(&waits.idle, patience.idle)
+                || too_long(&waits.head, patience.head)
+                || too_long(&waits.write, patience.write);
+            if stalled {
+                task.abort();
+            }
+            !stalled
+        });
+    }
+}
+
+// === impl Guarded ===
+
+impl<S> Guarded<S> {
+    pub fn http1(stream: S, waits: Arc<Waits>) -> Self {
+        waits.idle.store(mono_ms(), Ordering::Relaxed);
+        Guarded { stream, waits, scan: Some(Scan::default()) }
+    }
+
+    /// Pings of the protocol itself keep watch over idle HTTP/2 connections.
+    pub fn http2(stream: S, waits: Arc<Waits>) -> Self {
+        Guarded { stream, waits, scan: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let this = &mut *self;
+        if let (Poll::Ready(Ok(())), Some(scan)) = (&polled, &mut this.scan) {
+            scan.feed(&buffer.filled()[before..])?;
+            let (idle, head) = match scan.phase {
+                Phase::Head if scan.head_bytes == 0 => (mono_ms(), 0),
+                Phase::Head => (0, this.waits.head.load(Ordering::Relaxed).max(mono_ms_if(&this.waits.head))),
+                _ => (0, 0),
+            };
+            this.waits.idle.store(idle, Ordering::Relaxed);
+            this.waits.head.store(head, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+/// Now, if the wait has not begun before.
+fn mono_ms_if(since: &AtomicU64) -> u64 {
+    if since.load(Ordering::Relaxed) == 0 { mono_ms() } else { 0 }
+}
+
+impl<S: AsyncWrite + Unpin> Guarded<S> {
+    fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_pending() {
+            if self.waits.write.load(Ordering::Relaxed) == 0 {
+                self.waits.write.store(mono_ms(), Ordering::Relaxed);
+            }
+        } else if self.waits.write.load(Ordering::Relaxed) != 0 {
+            self.waits.write.store(0, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+// === impl Scan ===
+
+impl Scan {
+    fn feed(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.phase {
+                Phase::Opaque => return Ok(()),
+                Phase::Body(left) => {
+                    let taken = left.min(bytes.len() as u64);
+                    bytes = &bytes[taken as usize..];
+                    self.phase = if taken == left { Phase::Head } else { Phase::Body(left - taken) };
+                }
+                Phase::Head => {
+                    let end = memchr::memchr(b'\n', bytes);
+                    let part = end.map_or(bytes, |end| &bytes[..end]);
+                    self.head_bytes += part.len() + 1;
+                    if self.head_bytes > 2 * HEAD_BYTES_MAX {
+                        return Err(refused("the request's head is too large"));
+                    }
+                    let Some(end) = end else {
+                        self.line.extend_from_slice(part);
+                        return Ok(());
+                    };
+                    bytes = &bytes[end + 1..];
+                    if self.line.is_empty() {
+                        self.line_ends(part)?;
+                    } else {
+                        let mut line = std::mem::take(&mut self.line);
+                        line.extend_from_slice(part);
+                        self.line_ends(&line)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a line without its LF.
+    fn line_ends(&mut self, line: &[u8]) -> io::Result<()> {
+        let Some((b'\r', line)) = line.split_last() else {
+            return Err(refused("a line of the request's head ends without CR"));
+        };
+        if line.is_empty() {
+            self.phase = match self.content_length {
+                _ if self.chunked => Phase::Opaque,
+                0 => Phase::Head,
+                length => Phase::Body(length),
+            };
+            self.head_bytes = 0;
+            self.content_length = 0;
+            return Ok(());
+        }
+        match line[0] | 0x20 {
+            b'c' if has_name(line, b"content-length:") => {
+                // What is no plain number is refused by the parser behind this one.
+                let digits = line[15..].trim_ascii();
+                self.content_length = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+            }
+            b't' if has_name(line, b"transfer-encoding:") => self.chunked = true,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn has_name(line: &[u8], name: &[u8]) -> bool {
+    line.len() >= name.len() && line[..name.len()].eq_ignore_ascii_case(name)
+}
+
+fn refused(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(parts: &[&[u8]]) -> Result<Scan, String> {
+        let mut scan = Scan::default();
+        for part in parts {
+            scan.feed(part).map_err(|error| error.to_string())?;
+        }
+        Ok(scan)
+    }
+
+    #[test]
+    fn honest_requests_pass_in_any_parts() {
+        let request =
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{\n}\n\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+        for cut in 0..request.len() {
+            let scan = feed(&[&request[..cut], &request[cut..]]).unwrap();
+            assert_eq!((scan.phase, scan.head_bytes), (Phase::Head, 0), "cut at {cut}");
+        }
+        let single: Vec<&[u8]> = request.chunks(1).collect();
+        feed(&single).unwrap();
+    }
+
+    #[test]
+    fn a_bare_lf_is_refused_wherever_it_stands_in_a_head() {
+        for bad in [
+            &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+            b"\nGET / HTTP/1.1\r\n",
+            b"POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\n\nGET / HTTP/1.1\nHost: a\r\n\r\n",
+        ] {
+            for cut in 0..bad.len() {
+                assert!(feed(&[&bad[..cut], &bad[cut..]]).is_err(), "{:?} cut at {cut}", String::from_utf8_lossy(bad));
+            }
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded_and_chunked_bodies_end_the_scan() {
+        assert!(feed(&[&vec![b'a'; 3 * HEAD_BYTES_MAX]]).is_err());
+        let scan = feed(&[b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\nx"]).unwrap();
+        assert_eq!(scan.phase, Phase::Opaque);
+    }
+
+    #[tokio::test]
+    async fn what_stalls_is_ended() {
+        let watch = Watch::default();
+        let stuck = || tokio::spawn(std::future::pending::<()>());
+        let (idle, busy) = (stuck(), stuck());
+        let waits = Arc::new(Waits::default());
+        waits.head.store(1, Ordering::Relaxed);
+        watch.add(waits, idle.abort_handle());
+        watch.add(Arc::default(), busy.abort_handle());
+        while mono_ms() < 4 {
+            tokio::task::yield_now().await;
+        }
+        watch.sweep(Patience { idle: 1, head: 1, write: 1 });
+        assert!(idle.await.unwrap_err().is_cancelled());
+        assert!(!busy.is_finished());
+        assert_eq!(watch.connections.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,125 @@
+//! `/v1/admin/blacklist`: who may not claim. It binds every template, so only platform keys reach it.
+
+use std::sync::Arc;
+
+use hyper::Method;
+
+use super::{no_body, number_cursor, page, query_word};
+use crate::app::App;
+use crate::catalog::blacklist::{self, Subject};
+use crate::catalog::idempotency::{self, Begun};
+use crate::catalog::store::Scope;
+use crate::handler;
+use crate::http::problem::Problem;
+use crate::http::route::{Access, Door, Reply, Request, Role, Route};
+
+const WRITERS: Access = Access::Roles(&[Role::Operator]);
+const READERS: Access = Access::Roles(&[Role::Operator, Role::Support]);
+
+const LIST_QUERY: &[(&str, &str)] = &[
+    ("kind", r#"{"type":"string","enum":["user","ip","device"]}"#),
+    ("cursor", r#"{"type":"string"}"#),
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
+];
+
+pub fn routes() -> Vec<Route> {
+    let route =
+        |method, path, access, handler, summary, body, answer, query, statuses, problems, idempotent_by_key| Route {
+            method,
+            path,
+            door: Door::Internal,
+            access,
+            handler,
+            summary,
+            body,
+            answer,
+            query,
+            statuses,
+            problems,
+            idempotent_by_key,
+        };
+    vec![
+        route(
+            Method::POST,
+            "/v1/admin/blacklist",
+            WRITERS,
+            handler!(put),
+            "Block a user, an address or network, or a device; or change why and how long",
+            "BlacklistEntry",
+            "BlacklistRecord",
+            &[],
+            &[201],
+            &["conflict"],
+            true,
+        ),
+        route(
+            Method::GET,
+            "/v1/admin/blacklist",
+            READERS,
+            handler!(list),
+            "List the blacklist by id, perhaps of one kind",
+            "",
+            "BlacklistList",
+            LIST_QUERY,
+            &[200],
+            &[],
+            false,
+        ),
+        route(
+            Method::DELETE,
+            "/v1/admin/blacklist/{id}",
+            WRITERS,
+            handler!(delete),
+            "Take an entry off the blacklist",
+            "",
+            "",
+            &[],
+            &[204],
+            &["not_found"],
+            true,
+        ),
+    ]
+}
+
+async fn put(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    Scope::of(request.caller()).demand_platform()?;
+    let body = request.json()?;
+    let mut client = app.pg.get().await?;
+    let mut reply = match idempotency::begin(&mut client, &request, "POST /v1/admin/blacklist").await? {
+        Begun::Repeat(reply) => reply,
+        Begun::Fresh(write) => {
+            let entry = blacklist::put(write.tx(), request.caller(), &app, &body).await?;
+            write.commit(Reply::Created(entry)).await?
+        }
+    };
+    if let Reply::Created(entry) = &mut reply {
+        blacklist::show_user(&app, entry);
+    }
+    Ok(reply)
+}
+
+async fn list(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    Scope::of(request.caller()).demand_platform()?;
+    let (limit, cursor) = request.page()?;
+    let after = number_cursor(cursor)?.unwrap_or(0);
+    let kind = query_word(&request, "kind", Subject::parse)?;
+    let client = app.pg.get().await?;
+    let (mut items, next) = blacklist::list(&*client, kind, after, limit).await?;
+    items.iter_mut().for_each(|entry| blacklist::show_user(&app, entry));
+    Ok(Reply::Ok(page(items, next)))
+}
+
+async fn delete(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    Scope::of(request.caller()).demand_platform()?;
+    no_body(&request)?;
+    let id = request.params.first().and_then(|text| text.parse().ok());
+    let id = id.ok_or_else(|| Problem::new("not_found", "there is no such entry"))?;
+    let mut client = app.pg.get().await?;
+    match idempotency::begin(&mut client, &request, "DELETE /v1/admin/blacklist/{id}").await? {
+        Begun::Repeat(reply) => Ok(reply),
+        Begun::Fresh(write) => {
+            blacklist::delete(write.tx(), id).await?;
+            write.commit(Reply::NoContent).await
+        }
+    }
+}

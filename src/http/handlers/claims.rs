@@ -1,0 +1,392 @@
+//! Claims: a shopper's own, and the batch of a trusted backend.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::admission::client;
+use crate::admission::identity::{checked_facts, parse_time};
+use crate::app::App;
+use crate::config::ms;
+use crate::domain::audience::Facts;
+use crate::domain::ids::TemplateId;
+use crate::domain::outcome::{ClaimOutcome, Scope};
+use crate::domain::user::UserId;
+use crate::gateway::{self, ClaimRequest, Granted};
+use crate::handler;
+use crate::http::body;
+use crate::http::entrance::{Entrance, throttle};
+use crate::http::problem::{FieldError, Problem};
+use crate::http::respond::{self, Answer};
+use crate::http::route::{Access, Door, Reply, Request, Role, Route};
+use crate::limits::{BATCH_ENDPOINT_CLAIMS_MAX, CHANNEL_MAX, CLAIM_BODY_BYTES_MAX, CLAIM_KEY_MAX, DEVICE_ID_MAX};
+
+const CLAIM_PROBLEMS: &[&str] = &[
+    "unauthenticated",
+    "invalid_request",
+    "template_not_found",
+    "throttled",
+    "template_inactive",
+    "not_started",
+    "ended",
+    "blocked",
+    "device_required",
+    "not_eligible",
+    "user_limit_reached",
+    "user_daily_limit_reached",
+    "quota_exceeded",
+    "sold_out",
+    "daily_limit_reached",
+    "unavailable",
+    "overloaded",
+    "outcome_unknown",
+    "set_aside",
+];
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::POST,
+            path: "/v1/templates/{id}/claims",
+            door: Door::Public,
+            access: Access::Shopper,
+            // Reached by the short way of the entrance; the table lists it for the document.
+            handler: handler!(unreachable_claim),
+            summary: "Claim a coupon",
+            body: "",
+            answer: "ClaimAnswer",
+            query: &[],
+            statuses: &[200, 201],
+            problems: CLAIM_PROBLEMS,
+            idempotent_by_key: true,
+        },
+        Route {
+            method: Method::POST,
+            path: "/v1/templates/{id}/claims:batch",
+            door: Door::Internal,
+            access: Access::Roles(&[Role::Service]),
+            handler: handler!(batch),
+            summary: "Claim for up to 1,000 users of a trusted backend",
+            body: "ClaimBatch",
+            answer: "ClaimBatchAnswer",
+            query: &[],
+            statuses: &[200],
+            problems: &["unauthenticated", "forbidden", "invalid_request", "payload_too_large"],
+            idempotent_by_key: false,
+        },
+    ]
+}
+
+/// Answers a shopper's claim, on the thread that read it.
+pub async fn answer(
+    entrance: &Entrance,
+    head: &Parts,
+    incoming: Incoming,
+    template: &str,
+    peer: IpAddr,
+    request_id: &str,
+) -> Answer {
+    let app = &*entrance.app;
+    match claim(entrance, app, head, incoming, template, peer).await {
+        Ok(granted) => {
+            let mut bytes = Vec::with_capacity(384);
+            gateway::write_granted(app, &granted, &mut bytes);
+            let status = if granted.replayed { StatusCode::OK } else { StatusCode::CREATED };
+            respond::json_bytes(status, Bytes::from(bytes))
+        }
+        Err(problem) => {
+            let mut answer = respond::problem(&problem, request_id);
+            if matches!(problem.code, "payload_too_large" | "request_timeout") {
+                respond::close(&mut answer);
+            }
+            if problem.status() >= 500 {
+                tracing::debug!(request_id, code = problem.code, "a claim was not decided");
+            }
+            answer
+        }
+    }
+}
+
+async fn claim(
+    entrance: &Entrance,
+    app: &App,
+    head: &Parts,
+    incoming: Incoming,
+    template: &str,
+    peer: IpAddr,
+) -> Result<Granted, Problem> {
+    let headers = &head.headers;
+    let before_lane = || -> Result<_, Problem> {
+        throttle(app, Scope::All, 0)?;
+        let ip = client::address(peer, headers, &app.config.auth.trusted_proxies);
+        throttle(app, Scope::Ip, app.hashing.ip(ip))?;
+        let shopper = app.gatekeeper.identify(headers, peer, &app.users)?;
+        let key = claim_key(headers)?;
+        let device = client::device(headers)?;
+        let channel = client::channel(headers)?;
+        let template = TemplateId::parse(template).ok_or_else(|| no_template(template))?;
+        Ok((ip, shopper, key, device, channel, template))
+    };
+    let (ip, shopper, key, device, channel, template) = before_lane().inspect_err(gateway::count_refusal)?;
+    if !incoming.is_end_stream() {
+        let bytes = body::read(incoming, CLAIM_BODY_BYTES_MAX, ms(app.config.http.body_timeout_ms)).await?;
+        check_claim_body(&bytes).inspect_err(gateway::count_refusal)?;
+    }
+    let throttled = || -> Result<(), Problem> {
+        if let Some(device) = device {
+            throttle(app, Scope::Device, app.hashing.device(device))?;
+        }
+        throttle(app, Scope::User, app.hashing.user(&shopper.0.user))
+    };
+    throttled().inspect_err(gateway::count_refusal)?;
+    let request =
+        ClaimRequest { template, user: &shopper.0.user, facts: &shopper.0.facts, channel, ip: Some(ip), device, key };
+    gateway::claim(app, &entrance.lane, &entrance.lookups, request).await
+}
+
+fn claim_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    client::word(headers, "idempotency-key", CLAIM_KEY_MAX)
+}
+
+fn no_template(text: &str) -> Problem {
+    Problem::of(ClaimOutcome::TemplateNotFound, format!("there is no template {text}"))
+}
+
+/// A claim's body is empty or `{}`.
+fn check_claim_body(bytes: &[u8]) -> Result<(), Problem> {
+    if bytes.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    match body::parse_json(bytes)? {
+        Value::Object(members) if members.is_empty() => Ok(()),
+        Value::Object(members) => Err(Problem::invalid(
+            members
+                .keys()
+                .map(|name| field_error(name.clone(), "unknown_field", "a claim's body has no fields"))
+                .collect(),
+        )),
+        _ => Err(Problem::of(ClaimOutcome::InvalidRequest, "a claim's body is empty or {}")),
+    }
+}
+
+async fn unreachable_claim(_app: Arc<App>, _request: Request) -> Result<Reply, Problem> {
+    Err(Problem::new("internal", "claims are answered before the router"))
+}
+
+// === The batch of a trusted backend ===
+
+struct BatchClaim {
+    user: UserId,
+    facts: Facts,
+    channel: Option<String>,
+    ip: Option<IpAddr>,
+    device: Option<String>,
+    key: Option<String>,
+}
+
+async fn batch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    let template = TemplateId::parse(&request.params[0]).ok_or_else(|| no_template(&request.params[0]))?;
+    let claims = parse_batch(&request.json()?)?;
+    let request_id = request.request_id;
+    let waiting: Vec<_> = claims
+        .into_iter()
+        .map(|claim| {
+            let app = app.clone();
+            let request_id = request_id.clone();
+            tokio::spawn(async move { one_of_batch(&app, template, claim, &request_id).await })
+        })
+        .collect();
+    let mut results = Vec::with_capacity(waiting.len());
+    for result in waiting {
+        results.push(result.await.map_err(|_| Problem::new("internal", "a claim of the batch was not decided"))?);
+    }
+    Ok(Reply::Ok(json!({ "results": results })))
+}
+
+/// A claim of a batch, answered as a single claim would be, with its status beside it.
+async fn one_of_batch(app: &App, template: TemplateId, claim: BatchClaim, request_id: &str) -> Value {
+    let user = app.users.seal(&claim.user);
+    let request = ClaimRequest {
+        template,
+        user: &user,
+        facts: &claim.facts,
+        channel: claim.channel.as_deref(),
+        ip: claim.ip,
+        device: claim.device.as_deref(),
+        key: claim.key.as_deref(),
+    };
+    let Some((lane, lookups)) = app.claims.background_lanes.get() else {
+        return with_status(
+            503,
+            Problem::of(ClaimOutcome::Unavailable, "this process serves no claims").to_json(request_id),
+        );
+    };
+    match gateway::claim(app, lane, lookups, request).await {
+        Ok(granted) => {
+            let mut bytes = Vec::with_capacity(384);
+            gateway::write_granted(app, &granted, &mut bytes);
+            let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            with_status(if granted.replayed { 200 } else { 201 }, value)
+        }
+        Err(problem) => {
+            let mut value = problem.to_json(request_id);
+            if let (Some(ms), Some(members)) = (problem.retry_after_ms, value.as_object_mut()) {
+                members.insert("retry_after_s".into(), ms.div_ceil(1000).into());
+            }
+            with_status(problem.status(), value)
+        }
+    }
+}
+
+fn with_status(status: u16, value: Value) -> Value {
+    let mut members = Map::from_iter([("status".to_owned(), Value::from(status))]);
+    if let Value::Object(more) = value {
+        members.extend(more);
+    }
+    Value::Object(members)
+}
+
+/// Reads `{"claims":[{"user_id","claim_key","ip","device_id","channel","facts"}]}`, naming every violated field.
+fn parse_batch(value: &Value) -> Result<Vec<BatchClaim>, Problem> {
+    let mut errors = Vec::new();
+    let mut claims = Vec::new();
+    let members =
+        value.as_object().ok_or_else(|| Problem::of(ClaimOutcome::InvalidRequest, "the body is no object"))?;
+    for name in members.keys().filter(|name| *name != "claims") {
+        errors.push(field_error(name.clone(), "unknown_field", "there is no such field"));
+    }
+    match members.get("claims").and_then(Value::as_array) {
+        Some(list) if (1..=BATCH_ENDPOINT_CLAIMS_MAX).contains(&list.len()) => {
+            for (at, claim) in list.iter().enumerate() {
+                claims.extend(parse_claim(claim, &format!("claims[{at}]"), &mut errors));
+            }
+        }
+        _ => errors.push(field_error(
+            "claims".into(),
+            "out_of_range",
+            &format!("a list of 1 to {BATCH_ENDPOINT_CLAIMS_MAX} claims"),
+        )),
+    }
+    if errors.is_empty() { Ok(claims) } else { Err(Problem::invalid(errors)) }
+}
+
+fn parse_claim(value: &Value, at: &str, errors: &mut Vec<FieldError>) -> Option<BatchClaim> {
+    let Some(members) = value.as_object() else {
+        errors.push(field_error(at.to_owned(), "wrong_type", "a claim is an object"));
+        return None;
+    };
+    let before = errors.len();
+    const KNOWN: [&str; 6] = ["user_id", "claim_key", "ip", "device_id", "channel", "facts"];
+    for name in members.keys().filter(|name| !KNOWN.contains(&name.as_str())) {
+        errors.push(field_error(format!("{at}.{name}"), "unknown_field", "there is no such field"));
+    }
+    let mut text = |name: &str, max: usize| match members.get(name) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) if (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) => {
+            Some(text.clone())
+        }
+        Some(_) => {
+            let detail = format!("1 to {max} characters of printable ASCII without space");
+            errors.push(field_error(format!("{at}.{name}"), "wrong_format", &detail));
+            None
+        }
+    };
+    let user = text("user_id", 64);
+    let key = text("claim_key", CLAIM_KEY_MAX);
+    let ip = text("ip", 45);
+    let device = text("device_id", DEVICE_ID_MAX);
+    let channel = text("channel", CHANNEL_MAX);
+    if !members.contains_key("user_id") {
+        errors.push(field_error(format!("{at}.user_id"), "required", "whose claim it is"));
+    }
+    let ip = match ip.map(|ip| ip.parse::<IpAddr>()) {
+        None => None,
+        Some(Ok(ip)) => Some(ip),
+        Some(Err(_)) => {
+            errors.push(field_error(format!("{at}.ip"), "wrong_format", "an IPv4 or IPv6 address"));
+            None
+        }
+    };
+    let facts = match members.get("facts") {
+        None | Some(Value::Null) => Facts::default(),
+        Some(value) => parse_facts(value).unwrap_or_else(|detail| {
+            errors.push(field_error(format!("{at}.facts"), "wrong_format", detail));
+            Facts::default()
+        }),
+    };
+    if errors.len() > before {
+        return None;
+    }
+    Some(BatchClaim { user: UserId::parse(&user?)?, facts, channel, ip, device, key })
+}
+
+fn parse_facts(value: &Value) -> Result<Facts, &'static str> {
+    let wrong = "level: text, tags: list of text, registered_at: RFC 3339 time";
+    let members = value.as_object().ok_or(wrong)?;
+    if members.keys().any(|name| !["level", "tags", "registered_at"].contains(&name.as_str())) {
+        return Err(wrong);
+    }
+    let text = |name: &str| match members.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(wrong),
+    };
+    let tags = match members.get("tags") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(tags)) => {
+            tags.iter().map(|tag| tag.as_str().map(str::to_owned).ok_or(wrong)).collect::<Result<Vec<_>, _>>()?
+        }
+        Some(_) => return Err(wrong),
+    };
+    let registered_at = text("registered_at")?.map(|text| parse_time(&text).ok_or(wrong)).transpose()?;
+    checked_facts(text("level")?, tags, registered_at).ok_or("level or tags are too long or too many")
+}
+
+fn field_error(field: String, code: &'static str, detail: &str) -> FieldError {
+    FieldError { field, code, detail: detail.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claims_body_is_empty_or_an_empty_object() {
+        for good in ["", " \n", "{}", " { } "] {
+            assert!(check_claim_body(good.as_bytes()).is_ok(), "{good:?}");
+        }
+        for bad in ["[]", "null", "{\"a\":1}", "{", "x", "\u{feff}{}"] {
+            assert_eq!(check_claim_body(bad.as_bytes()).unwrap_err().code, "invalid_request", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_names_every_violated_field() {
+        let body = json!({"claims": [
+            {"user_id": "u-1", "claim_key": "k", "ip": "1.2.3.4", "facts": {"level": "gold", "tags": ["a"]}},
+            {"user_id": "a b", "ip": "nowhere"},
+            {"device_id": 7, "color": "red"},
+            {"user_id": "u-4", "facts": {"tags": "a"}},
+        ], "more": 1});
+        let problem = parse_batch(&body).err().unwrap();
+        let fields: Vec<&str> = problem.errors.iter().map(|error| error.field.as_str()).collect();
+        for field in [
+            "more",
+            "claims[1].user_id",
+            "claims[1].ip",
+            "claims[2].device_id",
+            "claims[2].color",
+            "claims[2].user_id",
+            "claims[3].facts",
+        ] {
+            assert!(fields.contains(&field), "{field} not in {fields:?}");
+        }
+        assert!(parse_batch(&json!({"claims": []})).is_err());
+        assert!(parse_batch(&json!({"claims": [{"user_id": "u-1"}]})).is_ok());
+    }
+}

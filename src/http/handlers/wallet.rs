@@ -1,0 +1,101 @@
+//! A shopper's own: the wallet, one coupon, the claim center.
+
+use std::sync::Arc;
+
+use hyper::Method;
+use serde_json::Value;
+
+use super::query_word;
+use crate::admission::client;
+use crate::app::App;
+use crate::domain::ids::TemplateId;
+use crate::domain::outcome::ClaimOutcome;
+use crate::handler;
+use crate::http::problem::Problem;
+use crate::http::route::{Access, Door, Handler, Reply, Request, Route};
+use crate::wallet::center::{self, Viewer};
+use crate::wallet::{self, CouponStatus};
+
+const WALLET_QUERY: &[(&str, &str)] = &[
+    ("status", r#"{"type":"string","enum":["unused","locked","offered","used","expired","revoked"]}"#),
+    ("cursor", r#"{"type":"string"}"#),
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
+];
+const CENTER_QUERY: &[(&str, &str)] = &[
+    ("channel", r#"{"type":"string","minLength":1,"maxLength":32}"#),
+    ("cursor", r#"{"type":"string"}"#),
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
+];
+
+pub fn routes() -> Vec<Route> {
+    let get = |path, handler: Handler, summary, answer, query, problems| Route {
+        method: Method::GET,
+        path,
+        door: Door::Public,
+        access: Access::Shopper,
+        handler,
+        summary,
+        body: "",
+        answer,
+        query,
+        problems,
+        statuses: &[200],
+        idempotent_by_key: false,
+    };
+    vec![
+        get("/v1/me/coupons", handler!(page), "The wallet, newest first", "Wallet", WALLET_QUERY, &[]),
+        get(
+            "/v1/me/coupons/{code}",
+            handler!(one),
+            "One coupon by its code",
+            "WalletCoupon",
+            &[],
+            &["coupon_not_found", "claim_lost", "set_aside"],
+        ),
+        get("/v1/claim-center", handler!(templates), "What may be claimed", "ClaimCenter", CENTER_QUERY, &[]),
+        get(
+            "/v1/templates/{id}",
+            handler!(template),
+            "One template, and whether it may be claimed",
+            "ClaimableTemplate",
+            &[],
+            &["template_not_found"],
+        ),
+    ]
+}
+
+async fn page(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    let (limit, cursor) = request.page()?;
+    let status = query_word(&request, "status", CouponStatus::parse)?;
+    let (coupons, next) = wallet::page(&app, &request.shopper().user, status, limit, cursor).await?;
+    let items: Vec<Value> = coupons.iter().map(|coupon| coupon.to_json(&app)).collect();
+    Ok(Reply::Ok(super::page(items, next)))
+}
+
+async fn one(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    let coupon = wallet::by_code(&app, &request.shopper().user, &request.params[0]).await?;
+    Ok(Reply::Ok(coupon.to_json(&app)))
+}
+
+async fn templates(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    let (limit, cursor) = request.page()?;
+    let viewer = viewer(&request)?;
+    let (items, next) = center::page(&app, &viewer, limit, cursor).await?;
+    Ok(Reply::Ok(super::page(items, next)))
+}
+
+async fn template(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+    let id = TemplateId::parse(&request.params[0]).ok_or_else(|| {
+        Problem::of(ClaimOutcome::TemplateNotFound, format!("there is no template {}", request.params[0]))
+    })?;
+    Ok(Reply::Ok(center::one(&app, &viewer(&request)?, id).await?))
+}
+
+/// Who looks. A channel in the query stands for the header's.
+fn viewer(request: &Request) -> Result<Viewer<'_>, Problem> {
+    let channel = match request.query_value("channel") {
+        Some(channel) => Some(channel),
+        None => client::channel(&request.headers)?,
+    };
+    Ok(Viewer { shopper: request.shopper(), channel, ip: request.ip, device: client::device(&request.headers)? })
+}

@@ -1,0 +1,2 @@
+-- Entries on the blacklist.
+SELECT count(*) FROM blacklist

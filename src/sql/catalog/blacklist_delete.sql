@@ -1,0 +1,2 @@
+-- Takes an entry off the blacklist. $1 id.
+DELETE FROM blacklist WHERE id = $1

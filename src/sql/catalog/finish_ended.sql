@@ -1,0 +1,6 @@
+-- Marks published templates finished whose claim window is over. $1 most rows.
+UPDATE coupon_templates
+SET status = 'finished', revision = revision + 1, updated_at = now()
+WHERE status = 'published' AND ends_at <= now() AND id IN (
+    SELECT id FROM coupon_templates WHERE status = 'published' AND ends_at <= now()
+    ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED)
