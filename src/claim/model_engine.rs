@@ -131,9 +131,13 @@ impl ModelCell {
         true
     }
 
-    /// Brings a template to a revision, unless it has it or a newer one. A freed one stays freed.
+    /// Brings a template to a revision, unless it has it or a newer one. A freed one stays freed;
+    /// state 9 frees it, whatever is there.
     pub fn put_template(&mut self, id: TemplateId, terms: Terms) {
         let template = self.templates.entry(id).or_insert_with(|| Template::new(terms));
+        if terms.state == 9 && !template.freed {
+            *template = Template { freed: true, ..Template::new(terms) };
+        }
         if !template.freed && terms.revision > template.terms.revision {
             template.terms = terms;
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use floodgate::claim::engine::{Batch, BatchReply, Claim, Decision, Group, GroupReply, LookupGroup};
 use floodgate::claim::model_engine::{QuotaRule, Row, Terms};
 use floodgate::domain::ids::{EntryId, TemplateId};
+use floodgate::domain::outcome::ClaimOutcome;
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
 use floodgate::limits::{BATCH_CLAIMS_MAX, REAPPLY_ROWS_MAX};
@@ -296,6 +297,28 @@ fn a_template_with_a_daily_total_is_reapplied_on_its_day_alone() {
     stage.open(2, NO_QUOTAS);
     let holding = stage.holding(id, None);
     assert_eq!((holding.day, holding.day_count), (DAY.end, 1));
+}
+
+/// A copy may hold a template that was freed since.
+#[test]
+fn an_opening_frees_again_what_was_freed() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, RULES);
+    let identity = stage.identity();
+    let keys = stage.keys();
+    stage.claim(&identity, &batch(&keys, 1, 2)).expect("the cell is open");
+    stage.close(2);
+    for _ in 0..2 {
+        stage.put(TemplateId(1), &Terms { state: 9, revision: 5, ..TERMS }, &[]);
+    }
+    stage.open(2, RULES);
+    let holding = stage.holding(TemplateId(1), Some(&user(1)));
+    assert_eq!((holding.state, holding.revision, holding.remaining, holding.receipts.len()), (9, 5, 0, 0));
+    let identity = stage.identity();
+    let reply = stage.claim(&identity, &batch(&keys, 1, 2)).expect("the cell is open");
+    let BatchReply::Executed { groups, .. } = &reply else { panic!("{reply:?}") };
+    let ended = vec![Decision::Refused(ClaimOutcome::Ended); 2];
+    assert_eq!(groups, &[GroupReply::Decided { revision: 5, generation: 0, decisions: ended }]);
 }
 
 /// Its serial is gone and its day counts it, but nobody holds it.

@@ -8,7 +8,7 @@ use crate::redis::cell::Receipt;
 /// What a cell knows of a template besides its stock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// 1 published, 2 paused, 3 stopped.
+    /// 1 published, 2 paused, 3 stopped, 9 freed.
     pub state: u8,
     pub revision: u32,
     pub generation: u32,

@@ -247,7 +247,11 @@ impl Stage for RedisStage<'_> {
     fn put(&mut self, id: TemplateId, terms: &Terms, ranges: Ranges) {
         let meta = self.meta();
         let template = self.keys.template(id);
-        let mut call = Call::new(Script::TemplatePut, [self.keys.meta(), template.template()].into_iter());
+        let mut names = vec![self.keys.meta(), template.template()];
+        if terms.state == 9 {
+            names.push(template.receipts());
+        }
+        let mut call = Call::new(Script::TemplatePut, names.into_iter());
         call.arg(meta.live_replid).arg(meta.epoch).arg(if meta.open { "1" } else { "0" });
         call.arg(terms.state).arg(terms.revision).arg(terms.generation).arg(terms.starts_at).arg(terms.ends_at);
         call.arg(terms.per_user).arg(terms.per_user_daily).arg(terms.daily).arg(if terms.quotas { "1" } else { "0" });
