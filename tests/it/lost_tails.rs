@@ -108,7 +108,7 @@ fn watermark(entries: &[EntryId], stored: usize, trimmed: EntryId) -> EntryId {
 fn give_back(world: &mut World, watermark: EntryId, chunk: usize) -> Result<(), TestCaseError> {
     world.close();
     world.put_all();
-    for template in 0..ZONES.len() {
+    for (template, zone) in ZONES.into_iter().enumerate() {
         let id = template_id(template);
         let mut rows = world.rows(template);
         // Entries that are still on the queue only are not rows yet.
@@ -123,7 +123,7 @@ fn give_back(world: &mut World, watermark: EntryId, chunk: usize) -> Result<(), 
         });
         let terms = world.templates[template].terms;
         let time = world.now.max(world.model.meta().clock);
-        let day = Day::of(ZONES[template], time);
+        let day = Day::of(zone, time);
         for rows in rows.chunks(chunk).chain([&[][..], &rows[rows.len().saturating_sub(2)..]]) {
             world.model.reapply(id, &terms, day, world.rules, rows);
             prop_assert_eq!(world.redis.reapply(id, &terms, day, world.rules, rows), None);
@@ -156,7 +156,7 @@ fn promises_hold(world: &World, setting: &Setting) -> Result<(), TestCaseError> 
                         quotas.entry((scope, key)).or_default().push(row.receipt.acquired);
                     }
                 };
-                note(0, Some(row.user.as_bytes().to_vec()));
+                note(0, row.user.as_ref().map(|user| user.as_bytes().to_vec()));
                 note(1, row.ip.map(|ip| ip.to_be_bytes().to_vec()));
                 note(2, row.device.map(|device| device.to_be_bytes().to_vec()));
             }

@@ -98,7 +98,7 @@ impl ClockRedis {
     /// The gateway's own client for this server.
     pub fn client(&self) -> Redis {
         let config = config::Redis {
-            url: config::Secret::new(&self.url()),
+            url: config::Secret::new(self.url()),
             pool_max: 2,
             connect_timeout_ms: 10_000,
             command_timeout_ms: 10_000,
