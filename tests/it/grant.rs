@@ -266,7 +266,12 @@ async fn bad_rows_are_set_aside_and_their_neighbours_pass() {
     let bad = [grant(50, b"ok-1"), grant(0, b"zero"), grant(51, b"ok-2"), grant(52, b"\xff"), grant(53, b"ok-3")];
     world.push(&entry::encode(1_800_000_000_000, &bad)).await;
     world.push(b"\x01nonsense").await;
-    world.push(&entry::encode(1_800_000_000_000, &[grant(2, b"thief"), unknown, grant(54, b"ok-4")])).await;
+    world
+        .push(&entry::encode(
+            1_800_000_000_000,
+            &[grant(2, b"thief"), unknown, grant(101, b"beyond"), grant(54, b"ok-4")],
+        ))
+        .await;
     world.claim(T1, &users(4..=5)).await;
     world.flushed(EntryId::new(1, 5)).await;
     flusher.stop().await;
@@ -277,11 +282,12 @@ async fn bad_rows_are_set_aside_and_their_neighbours_pass() {
         ("template_id IS NULL AND reason LIKE 'unreadable entry%' AND payload = '\\x016e6f6e73656e7365'", 1),
         ("serial = 2 AND reason = 'serial_collision' AND user_ref = 'thief' AND acquired_at IS NOT NULL", 1),
         ("template_id = 99 AND reason = 'template_unknown'", 1),
-        ("true", 5),
+        ("serial = 101 AND reason = 'serial_beyond_stock'", 1),
+        ("true", 6),
     ] {
         assert_eq!(world.count(&format!("set_aside WHERE {what}")).await, rows, "{what}");
     }
-    assert_eq!(world.count("cells WHERE set_aside_rows = 5").await, 1);
+    assert_eq!(world.count("cells WHERE set_aside_rows = 6").await, 1);
     assert_eq!(fate(&world.pg, CELL, T1, 52, 1).await.unwrap(), Fate::SetAside);
     let (place, poller) = acks(world.pg.clone(), CELL);
     tokio::spawn(poller.run());
