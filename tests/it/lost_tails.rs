@@ -120,7 +120,7 @@ fn come_back(world: &mut World, round: &Round, watermark: EntryId) -> Result<(),
 /// The last entry whose rows are stored: what was trimmed is.
 fn stored_by_then(ledger: &BTreeMap<EntryId, Entry>, stored: usize, trimmed: EntryId) -> EntryId {
     let count = ledger.len() * stored / 1_000;
-    ledger.keys().take(count).last().copied().unwrap_or(EntryId::ZERO).max(trimmed)
+    ledger.keys().take(count).next_back().copied().unwrap_or(EntryId::ZERO).max(trimmed)
 }
 
 /// The epoch protocol: the cell is closed, given its rows and opened.
