@@ -57,16 +57,17 @@ pub(super) async fn all(
         after = last.get(0);
         for row in &page {
             let template = Stored::of(row)?;
-            put(opening, identity, &template).await?;
+            let last = put(opening, identity, &template).await?;
             if template.state != FREED {
-                rows += one(opening, identity, &template, Day::of(template.definition.timezone, now())).await?;
+                rows += one(opening, identity, &template, last, Day::of(template.definition.timezone, now())).await?;
             }
         }
     }
 }
 
-/// Brings one template to its revision and gives the cell the ranges it lacks.
-async fn put(opening: &mut Opening<'_>, identity: &Identity, template: &Stored) -> Result<(), OpenFault> {
+/// Brings one template to its revision and gives the cell the ranges it lacks. Returns the last
+/// serial of its stock.
+async fn put(opening: &mut Opening<'_>, identity: &Identity, template: &Stored) -> Result<i64, OpenFault> {
     let keys = opening.keys.template(template.id);
     let mut names = vec![opening.keys.meta(), keys.template()];
     if template.state == FREED {
@@ -78,28 +79,38 @@ async fn put(opening: &mut Opening<'_>, identity: &Identity, template: &Stored) 
     let Definition { limits, stock, claim_window: (starts, ends), quotas, .. } = &template.definition;
     call.arg(starts).arg(ends).arg(limits.per_user).arg(limits.per_user_daily.unwrap_or(0));
     call.arg(stock.daily.unwrap_or(0)).arg(u8::from(*quotas));
+    let mut last = 0;
     if template.state != FREED {
         let sql = include_str!("../sql/grant/template_ranges.sql");
         for row in opening.client.query(sql, &[&template.id.as_i32(), &cell_i16(opening.cell)]).await? {
-            call.arg(row.get::<_, i64>(0)).arg(row.get::<_, i64>(1));
+            last = row.get(1);
+            call.arg(row.get::<_, i64>(0)).arg(last);
         }
     }
     match accepted(ask(opening.link, &call, opening.timeout).await?) {
-        Err(fault) if template.state == FREED && fault.detail.ends_with("freed") => Ok(()),
-        result => result.map(drop).map_err(OpenFault::from),
+        Err(fault) if template.state == FREED && fault.detail.ends_with("freed") => Ok(last),
+        result => result.map(|_| last).map_err(OpenFault::from),
     }
 }
 
 /// Reapplies one template's rows from the cell's cursor on.
-async fn one(opening: &mut Opening<'_>, identity: &Identity, template: &Stored, day: Day) -> Result<u64, OpenFault> {
+async fn one(
+    opening: &mut Opening<'_>,
+    identity: &Identity,
+    template: &Stored,
+    last: i64,
+    day: Day,
+) -> Result<u64, OpenFault> {
     let keys = opening.keys.template(template.id);
     let mut cursor = chunk(opening, identity, template, &keys, day, &[]).await?;
     let mut count = 0;
     loop {
         let sql = include_str!("../sql/grant/rows_from.sql");
         let from = cursor.min(SERIAL_MAX + 1) as i64;
-        let rows =
-            opening.client.query(sql, &[&template.id.as_i32(), &from, &(limits::REAPPLY_ROWS_MAX as i64)]).await?;
+        let rows = opening
+            .client
+            .query(sql, &[&template.id.as_i32(), &from, &(limits::REAPPLY_ROWS_MAX as i64), &last])
+            .await?;
         if rows.is_empty() {
             break;
         }
