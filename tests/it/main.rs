@@ -7,6 +7,7 @@ mod grant;
 mod histories;
 mod http_admission;
 mod http_claims;
+mod http_stores;
 mod lost_tails;
 mod scripts;
 mod support;
