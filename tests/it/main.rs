@@ -8,6 +8,7 @@ mod histories;
 mod http_admission;
 mod http_claims;
 mod http_stores;
+mod http_wallet;
 mod lost_tails;
 mod scripts;
 mod support;
