@@ -5,6 +5,7 @@ mod demo;
 mod demo_process;
 mod grant;
 mod histories;
+mod http_claims;
 mod lost_tails;
 mod scripts;
 mod support;
