@@ -315,8 +315,10 @@ impl Worker {
         let plan = &self.shared.plan;
         let gateway = &self.shared.settings.gateways[self.gateway];
         let (ip, device) = (plan.address(claim.user), plan.device(claim.user));
-        let mut head = format!("POST /v1/templates/{}/claims HTTP/1.1\r\nhost: {gateway}\r\n{identity}", claim.template);
-        for (name, value) in [("idempotency-key", key), ("x-forwarded-for", ip.as_deref()), ("x-device-id", device.as_deref())]
+        let mut head =
+            format!("POST /v1/templates/{}/claims HTTP/1.1\r\nhost: {gateway}\r\n{identity}", claim.template);
+        for (name, value) in
+            [("idempotency-key", key), ("x-forwarded-for", ip.as_deref()), ("x-device-id", device.as_deref())]
         {
             if let Some(value) = value {
                 head.push_str(&format!("{name}: {value}\r\n"));

@@ -94,7 +94,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_read_whole_or_not_at_all() {
-        let whole = answered_with(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nconnection: close\r\n\r\n{}").await.unwrap();
+        let whole =
+            answered_with(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nconnection: close\r\n\r\n{}").await.unwrap();
         assert_eq!((whole.status, &whole.body[..], whole.last), (201, &b"{}"[..], true));
         for torn in [
             &b""[..],

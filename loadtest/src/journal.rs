@@ -290,7 +290,8 @@ mod tests {
         assert!(read.exchanges[0].is_unknown() && !read.exchanges[1].is_unknown());
 
         let text = std::fs::read_to_string(&path).unwrap();
-        let without: String = text.lines().filter(|line| !line.contains("u-2")).map(|line| format!("{line}\n")).collect();
+        let without: String =
+            text.lines().filter(|line| !line.contains("u-2")).map(|line| format!("{line}\n")).collect();
         std::fs::write(&path, without + "{\"request\":{\"se").unwrap();
         let read = Record::read(&path).unwrap();
         assert_eq!((read.exchanges.len(), read.orphans.len()), (1, 1));
@@ -299,7 +300,8 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_contract_is_unknown() {
-        let refused = |status, code: &str| Outcome::Refused { status, code: code.into(), claim_key: None, held: vec![] };
+        let refused =
+            |status, code: &str| Outcome::Refused { status, code: code.into(), claim_key: None, held: vec![] };
         assert!(refused(504, "outcome_unknown").is_unknown() && refused(500, "internal").is_unknown());
         assert!(refused(502, "").is_unknown());
         assert!(!refused(503, "unavailable").is_unknown() && refused(503, "unavailable").is_open());

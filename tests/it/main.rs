@@ -7,6 +7,7 @@ mod grant;
 mod histories;
 mod http_claims;
 mod lost_tails;
+mod sale;
 mod scripts;
 mod support;
 mod table;

@@ -45,9 +45,8 @@ pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
 
 /// Sliding windows over all templates that count in quotas.
 fn quotas(world: &World<'_>, say: &mut impl FnMut(&'static str, String)) {
-    let counted = |row: &&Row| {
-        world.stores.templates.get(&row.grant.template).is_some_and(|template| template.definition.quotas)
-    };
+    let counted =
+        |row: &&Row| world.stores.templates.get(&row.grant.template).is_some_and(|template| template.definition.quotas);
     let mut users: BTreeMap<&str, Vec<Millis>> = BTreeMap::new();
     let mut places: [BTreeMap<u64, Vec<Millis>>; 2] = Default::default();
     for row in world.stores.rows.iter().filter(counted) {

@@ -25,7 +25,10 @@ pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
     for ((template, user, _), rows) in &stored {
         if rows.len() > 1 {
             let serials: Vec<u64> = rows.iter().map(|row| row.serial).collect();
-            say("granted_twice", format!("template {template}, reference {user}: one claim key has serials {serials:?}"));
+            say(
+                "granted_twice",
+                format!("template {template}, reference {user}: one claim key has serials {serials:?}"),
+            );
         }
     }
     asked_for(world, &mut say);

@@ -26,9 +26,10 @@ pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
             say("serial_answered_twice", detail);
         }
         let Some(row) = rows.get(&place) else {
-            let aside = stores.aside.iter().find(|aside| {
-                aside.grant.as_ref().is_some_and(|grant| (grant.template, grant.serial) == place)
-            });
+            let aside = stores
+                .aside
+                .iter()
+                .find(|aside| aside.grant.as_ref().is_some_and(|grant| (grant.template, grant.serial) == place));
             let queued = stores.queued.iter().any(|grant| (grant.template, grant.serial) == place);
             let (kind, fate) = match (aside, queued) {
                 (Some(aside), _) => ("row_set_aside", format!("set aside: {}", aside.reason)),
@@ -40,7 +41,8 @@ pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
             continue;
         };
         for what in differing(world, claim, coupon, row) {
-            let detail = format!("serial {}: {what}: request {}, {}", coupon.serial, exchange.request.seq, claim.shown());
+            let detail =
+                format!("serial {}: {what}: request {}, {}", coupon.serial, exchange.request.seq, claim.shown());
             say("row_differs", detail);
         }
     }
@@ -50,12 +52,8 @@ pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
 /// In what a row is not as it was answered.
 fn differing(world: &World<'_>, claim: &Claim<'_>, coupon: &Coupon, row: &Row) -> Vec<String> {
     let mut wrong = Vec::new();
-    let name = CouponName {
-        template: TemplateId(claim.template),
-        serial: coupon.serial,
-        epoch: row.grant.epoch,
-        gift: 0,
-    };
+    let name =
+        CouponName { template: TemplateId(claim.template), serial: coupon.serial, epoch: row.grant.epoch, gift: 0 };
     match world.lens.code_key.decode(&coupon.code) {
         Some(answered) if answered == name => {}
         Some(answered) => wrong.push(format!("the code names {answered:?}, the row is {name:?}")),

@@ -68,7 +68,10 @@ fn gaps(id: u32, template: &Template, serials: &BTreeSet<u64>, say: &mut impl Fn
             for gap in expected..serial {
                 missing += 1;
                 if missing <= GAPS_SHOWN as u64 {
-                    say("serial_skipped", format!("template {id}: serial {gap} is nowhere, though {highest} is granted"));
+                    say(
+                        "serial_skipped",
+                        format!("template {id}: serial {gap} is nowhere, though {highest} is granted"),
+                    );
                 }
             }
             expected = serial + 1;

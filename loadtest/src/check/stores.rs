@@ -270,7 +270,9 @@ async fn read_receipts(redis: &Redis, keys: &CellKeys, id: TemplateId, into: &mu
         let Value::Array(reply) = reply else { return Err("HSCAN: no array".into()) };
         let [next, Value::Array(pairs)] = &reply[..] else { return Err("HSCAN: no cursor and fields".into()) };
         for pair in pairs.chunks_exact(2) {
-            let [Value::BulkString(user), Value::BulkString(packed)] = pair else { return Err("HSCAN: no pair".into()) };
+            let [Value::BulkString(user), Value::BulkString(packed)] = pair else {
+                return Err("HSCAN: no pair".into());
+            };
             let (receipts, []) = packed.as_chunks::<RECEIPT_BYTES>() else {
                 return Err(format!("template {id}: receipts of {} bytes", packed.len()));
             };
