@@ -6,6 +6,7 @@ mod demo_process;
 mod grant;
 mod histories;
 mod http_claims;
+mod kills;
 mod lost_tails;
 mod sale;
 mod scripts;

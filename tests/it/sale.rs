@@ -240,8 +240,7 @@ async fn every_harm_to_a_sale_is_named() {
     named(&kinds(&record).await, "row_differs", "expires_at");
     run("DELETE FROM user_coupons WHERE serial = 100; INSERT INTO user_coupons SELECT * FROM kept").await;
     // The same claim twice, which is one more than the user may have.
-    run("DELETE FROM user_coupons WHERE serial = 99").await;
-    run("INSERT INTO user_coupons SELECT * FROM kept; UPDATE user_coupons SET serial = 99 WHERE serial = 100").await;
+    run("DELETE FROM user_coupons WHERE serial = 99; UPDATE user_coupons SET serial = 99 WHERE serial = 100").await;
     run("INSERT INTO user_coupons SELECT * FROM kept").await;
     let found = kinds(&record).await;
     named(&found, "granted_twice", "100");
