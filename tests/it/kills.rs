@@ -19,6 +19,8 @@ use super::support::app::{TestApp, coupons};
 const STOCK: i64 = 3_000;
 const CLAIMS: u64 = 12_000;
 const USERS: u32 = 2_500;
+/// Added when all is sold.
+const MORE: i64 = 200;
 
 const GATEWAYS: [usize; 2] = [0, 1];
 const FLUSHER: usize = 2;
@@ -65,13 +67,36 @@ async fn one_round(app: &mut TestApp, chance: u64, strike: &impl AsyncFn(&mut Te
     }
     strike(app, chance).await;
     let struck = load.decided();
-    assert!(struck < CLAIMS, "the load was over before the kill was");
     let summary = load.finish().await.unwrap();
-    let (rate, outcomes) = (summary.rate(), &summary.outcomes);
-    println!("killed after {moment} claims, back after {struck}: {outcomes:?}, {rate:.0} claims/s, {summary:?}");
+    let (rate, requests, outcomes) = (summary.rate(), summary.requests, &summary.outcomes);
+    println!(
+        "killed after {moment} claims, back after {struck}: {outcomes:?}, {requests} requests, {rate:.0} claims/s"
+    );
     assert_eq!(summary.given_up, 0, "{summary:?}");
     agree(app, &journal.record()).await;
     assert_eq!(app.rows(id).await.len() as i64, STOCK, "sold to the last coupon");
+    sell_more(app, id, &journal).await;
+}
+
+/// The sale goes on: stock that is added afterwards is sold, too.
+async fn sell_more(app: &mut TestApp, id: i64, journal: &Arc<Journal>) {
+    for number in [GATEWAYS[0], GATEWAYS[1], FLUSHER] {
+        app.ready(number).await;
+    }
+    app.add_stock(id, MORE).await;
+    let mut sold = 0;
+    // The latch of "sold out" may be late, but not for ever.
+    for again in 0..50 {
+        let prefix = format!("late-{again}-");
+        let plan = Plan { prefix, ..Plan::new(id.try_into().unwrap(), 10_000, MORE as u64) };
+        let summary = client::start(plan, settings(app, &GATEWAYS, 16), journal.clone()).finish().await.unwrap();
+        sold += summary.count("granted") as i64;
+        if sold >= MORE {
+            break;
+        }
+    }
+    assert_eq!(sold, MORE, "the added stock is sold");
+    agree(app, &journal.record()).await;
 }
 
 /// The time that a dead process stays dead: part of the fault, not of the test.

@@ -3,12 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use floodgate::domain::window::Millis;
+
 use super::stores::Template;
 use super::{Difference, Equation, World};
-use crate::journal::Outcome;
+use crate::journal::Exchange;
 
 /// Gaps that are named one by one.
 const GAPS_SHOWN: usize = 10;
+/// Added stock reaches Redis, and ends every gateway's latch, within this time.
+const LATCH_LATE_MS: Millis = 1000;
+/// The clocks of client and Redis: the client must run where they agree.
+const CLOCKS_DIFFER_MS: Millis = 20;
 
 pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
     let mut say = |kind, detail: String| found.push(Difference::new(Equation::Stock, kind, detail));
@@ -49,11 +55,23 @@ pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
             );
             say("stock_does_not_balance", detail);
         }
-        if cell.remaining > 0
-            && let Some(seq) = told_sold_out(world, *id, template)
-        {
-            let detail = format!("template {id}: request {seq} was told sold_out, {} serials remain", cell.remaining);
-            say("sold_out_with_stock", detail);
+        if let Some((seq, at)) = told_sold_out(world, *id, template) {
+            let remaining = cell.remaining;
+            if remaining > 0 {
+                let detail = format!("template {id}: request {seq} was told sold_out, {remaining} serials remain");
+                say("sold_out_with_stock", detail);
+            }
+            let of_template = stores.rows.iter().filter(|row| row.grant.template == *id);
+            if let Some(row) = of_template.max_by_key(|row| row.grant.acquired)
+                && row.grant.acquired > at + CLOCKS_DIFFER_MS
+            {
+                let late = row.grant.acquired - at;
+                let serial = row.grant.serial;
+                let detail = format!(
+                    "template {id}: request {seq} was told sold_out, and {late} ms later serial {serial} was granted"
+                );
+                say("sold_out_too_early", detail);
+            }
         }
     }
 }
@@ -82,15 +100,13 @@ fn gaps(id: u32, template: &Template, serials: &BTreeSet<u64>, say: &mut impl Fn
     }
 }
 
-/// A request that was told so after the last stock was added.
-fn told_sold_out(world: &World<'_>, id: u32, template: &Template) -> Option<u64> {
-    let added = template.ranges.iter().map(|(.., at)| *at).max().unwrap_or(0);
-    world.record.exchanges.iter().find_map(|exchange| match exchange.outcome()? {
-        Outcome::Refused { code, .. }
-            if exchange.request.template == id && &**code == "sold_out" && exchange.request.at > added =>
-        {
-            Some(exchange.request.seq)
-        }
-        _ => None,
-    })
+/// The first request that was told so when the last stock was long there, and when it was told.
+fn told_sold_out(world: &World<'_>, id: u32, template: &Template) -> Option<(u64, Millis)> {
+    let added = template.ranges.iter().map(|(.., at)| *at).max().unwrap_or(0) + LATCH_LATE_MS;
+    let of_template = |exchange: &&Exchange| exchange.request.template == id && exchange.request.at > added;
+    let told = world.record.exchanges.iter().filter(of_template).filter_map(|exchange| {
+        let answer = exchange.answer.as_ref()?;
+        (answer.outcome.word() == "sold_out").then_some((exchange.request.seq, answer.at))
+    });
+    told.min_by_key(|(_, at)| *at)
 }
