@@ -56,10 +56,8 @@ local function passes(serial)
   return true
 end
 
--- Adds a stamp for a grant at `at` to the hash of its period. A Redis whose clock is a little
--- behind the one that granted counts the grant as made now.
+-- Adds a stamp for a grant at `at`, which is not after `now`, to the hash of its period.
 local function stamp(q, key, at)
-  if at > now then at = now end
   if q.limit == 0 or key == '' or at <= now - q.window then return end
   local period = math.floor(at / q.window)
   local hash
@@ -110,7 +108,8 @@ redis.call('HSET', KEYS[2], 'next', string.format('%.0f', nxt), 'last', string.f
 redis.call('HSET', KEYS[1], 'clock', string.format('%.0f', now))
 for s, name in ipairs({ 'up', 'ip', 'dp' }) do
   if quotas[s].wrote then
-    redis.call('HSET', KEYS[1], name, string.format('%.0f', quotas[s].period), ({ 'uw', 'iw', 'dw' })[s], ARGV[5 + 2 * s])
+    redis.call('HSET', KEYS[1], name, string.format('%.0f', quotas[s].period),
+      ({ 'uw', 'iw', 'dw' })[s], ARGV[5 + 2 * s])
   end
 end
 return { 1, string.format('%.0f', nxt) }

@@ -74,7 +74,8 @@ for g = 1, templates do
   local at = 6 + 5 * (g - 1)
   local mark, id, count = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   local day_start, day_end = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-  local t = call('HMGET', KEYS[7 + 2 * g], 'st', 'rev', 'gen', 'sa', 'ea', 'pu', 'pd', 'tl', 'next', 'last', 'more', 'day', 'dc')
+  local t = call('HMGET', KEYS[7 + 2 * g], 'st', 'rev', 'gen', 'sa', 'ea', 'pu', 'pd', 'tl',
+    'next', 'last', 'more', 'day', 'dc')
   local status, out = 0, {}
   local head = pack('>I4I4', tonumber(t[2]) or 0, tonumber(t[3]) or 0)
   if not t[1] then

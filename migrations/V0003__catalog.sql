@@ -34,7 +34,9 @@ CREATE TABLE coupon_templates (
 );
 CREATE INDEX coupon_templates_out_of_step ON coupon_templates (id)
     WHERE redis_revision < revision AND status NOT IN ('draft', 'pending_approval', 'approved');
-CREATE INDEX coupon_templates_live ON coupon_templates (ends_at, id) WHERE status NOT IN ('draft', 'pending_approval', 'approved');
+-- What workers look at every second: the ever published that are not freed yet.
+CREATE INDEX coupon_templates_live ON coupon_templates (ends_at, id)
+    WHERE freed_at IS NULL AND status NOT IN ('draft', 'pending_approval', 'approved');
 
 -- Who owns which serials. Stock is added as a range; PostgreSQL owns it, a cell holds it.
 CREATE TABLE stock_ranges (

@@ -10,3 +10,4 @@ CREATE TABLE blacklist (
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT blacklist_once UNIQUE (kind, value)
 );
+CREATE INDEX blacklist_expiry ON blacklist (expires_at) WHERE expires_at IS NOT NULL;

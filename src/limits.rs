@@ -65,9 +65,8 @@ pub const BATCH_BODY_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
 /// Nesting of JSON in any body.
 pub const JSON_DEPTH_MAX: usize = 32;
 
-/// Bytes of a request's head, and header lines in it.
+/// Bytes of a request's head.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-pub const HEADERS_MAX: usize = 64;
 
 /// Characters of an `Idempotency-Key`.
 pub const CLAIM_KEY_MAX: usize = 64;

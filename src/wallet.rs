@@ -16,12 +16,13 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::claim::engine::Held;
+use crate::clock::now_ms;
 use crate::domain::code::CouponName;
 use crate::domain::ids::{Epoch, Serial, TemplateId};
 use crate::domain::outcome::ClaimOutcome;
 use crate::domain::user::UserRef;
 use crate::domain::window::{Millis, rfc3339};
-use crate::grant::fate::{Fate, fate};
+use crate::grant::fate::{Fate, StoredCoupon, fate};
 use crate::http::problem::Problem;
 use crate::limits::HOLDINGS_TEMPLATES_MAX;
 use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
@@ -99,39 +100,21 @@ pub async fn page(
 pub async fn by_code(app: &App, user: &UserRef, code: &str) -> Result<Coupon, Problem> {
     let not_found = || Problem::new("coupon_not_found", "there is no coupon of this code in the wallet");
     let name = app.code_key.decode(code).ok_or_else(not_found)?;
-    let CouponName { template, serial, epoch, gift } = name;
-    match fate(&app.pg, app.cell, template, serial, epoch).await? {
-        Fate::Stored(row) if row.user == *user && row.gift_generation == i16::from(gift) => Ok(Coupon {
-            template,
-            serial,
-            epoch,
-            gift,
-            status: CouponStatus::of(row.status, row.expires <= crate::clock::now_ms()),
-            acquired: row.acquired,
-            valid_from: row.valid_from,
-            expires: row.expires,
-        }),
-        Fate::Stored(_) => Err(not_found()),
-        Fate::Pending => {
-            let pending = unflushed(app, user).await?;
-            match pending.into_iter().find(|coupon| coupon.name() == name) {
-                Some(coupon) => Ok(coupon),
-                // Stored between the two looks, or another's.
-                None => match fate(&app.pg, app.cell, template, serial, epoch).await? {
-                    Fate::Stored(row) if row.user == *user => Ok(Coupon {
-                        template,
-                        serial,
-                        epoch,
-                        gift,
-                        status: CouponStatus::of(row.status, row.expires <= crate::clock::now_ms()),
-                        acquired: row.acquired,
-                        valid_from: row.valid_from,
-                        expires: row.expires,
-                    }),
-                    _ => Err(not_found()),
-                },
-            }
-        }
+    let asked = || fate(&app.pg, app.cell, name.template, name.serial, name.epoch);
+    let of_user = |row: StoredCoupon| {
+        let theirs = row.user == *user && row.gift_generation == i16::from(name.gift);
+        theirs.then(|| Coupon::stored(name, &row)).ok_or_else(not_found)
+    };
+    match asked().await? {
+        Fate::Stored(row) => of_user(row),
+        Fate::Pending => match unflushed(app, user).await?.into_iter().find(|coupon| coupon.name() == name) {
+            Some(coupon) => Ok(coupon),
+            // Stored between the two looks, or another's.
+            None => match asked().await? {
+                Fate::Stored(row) => of_user(row),
+                _ => Err(not_found()),
+            },
+        },
         Fate::Lost => Err(Problem::of(
             ClaimOutcome::ClaimLost,
             "this coupon was granted, but a failover lost it before it was stored; claim again",
@@ -211,6 +194,19 @@ fn parse_cursor(cursor: &str) -> Result<Place, Problem> {
 // === impl Coupon ===
 
 impl Coupon {
+    fn stored(name: CouponName, row: &StoredCoupon) -> Self {
+        Coupon {
+            template: name.template,
+            serial: name.serial,
+            epoch: name.epoch,
+            gift: name.gift,
+            status: CouponStatus::of(row.status, row.expires <= now_ms()),
+            acquired: row.acquired,
+            valid_from: row.valid_from,
+            expires: row.expires,
+        }
+    }
+
     fn place(&self) -> Place {
         (self.acquired, self.template.0, self.serial)
     }

@@ -21,7 +21,8 @@ use crate::redis::fault::Fault;
 use crate::redis::keys::CellKeys;
 use crate::redis::scripts::Script;
 
-const ROWS: &str = include_str!("../sql/catalog/rows_live.sql");
+const ROW: &str = include_str!("../sql/catalog/row_live.sql");
+const PAGE: &str = include_str!("../sql/catalog/rows_page.sql");
 const HOLDS: &str = include_str!("../sql/catalog/redis_holds.sql");
 const WATERMARK: &str = include_str!("../sql/catalog/watermark_read.sql");
 
@@ -124,21 +125,26 @@ impl TemplateRow {
     }
 }
 
-/// Every template that was ever published, by id: what an opening gives its cell.
-pub async fn load_rows(client: &impl GenericClient) -> Result<Vec<TemplateRow>, PgFault> {
-    client.query(ROWS, &[&None::<i32>]).await?.iter().map(TemplateRow::from_row).collect()
+/// A page of the templates that were ever published, by id behind `after`: what an opening gives
+/// its cell.
+pub async fn load_page(client: &impl GenericClient, after: i32, limit: usize) -> Result<Vec<TemplateRow>, PgFault> {
+    client.query(PAGE, &[&after, &(limit as i64)]).await?.iter().map(TemplateRow::from_row).collect()
 }
 
 /// One template, if it was ever published.
 pub async fn load_row(client: &impl GenericClient, id: TemplateId) -> Result<Option<TemplateRow>, PgFault> {
-    client.query_opt(ROWS, &[&Some(id.as_i32())]).await?.as_ref().map(TemplateRow::from_row).transpose()
+    client.query_opt(ROW, &[&id.as_i32()]).await?.as_ref().map(TemplateRow::from_row).transpose()
 }
 
 /// The call that brings a cell to a row: `open` says whether the cell is open, or held closed by
 /// the opening whose epoch `identity` names. A freed row becomes a tombstone. See [`put_answer`].
 pub fn put_call(keys: &CellKeys, identity: &Identity, open: bool, row: &TemplateRow) -> Call {
     let template = keys.template(row.id);
-    let mut call = Call::new(Script::TemplatePut, [keys.meta(), template.template()].into_iter());
+    let mut names = vec![keys.meta(), template.template()];
+    if row.freed {
+        names.push(template.receipts());
+    }
+    let mut call = Call::new(Script::TemplatePut, names.into_iter());
     identity.put(&mut call);
     let (starts_at, ends_at) = row.definition.claim_window;
     call.arg(u8::from(open))

@@ -146,6 +146,12 @@ pub trait Engine: Send + 'static {
         groups: &[LookupGroup],
     ) -> impl Future<Output = Result<LookupReply, Fault>> + Send;
 
+    /// Whether the last call was handed to a connection: one that was given up before certainly
+    /// executed nothing.
+    fn sent(&self) -> bool {
+        true
+    }
+
     /// Another engine on the same cell, with a connection of its own.
     fn another(&self) -> Self;
 }

@@ -230,7 +230,8 @@ impl<E: Engine> Lane<E> {
                 .zip(batch.groups)
                 .map(|((template, answers), group)| Bundle { template, group, answers })
                 .collect();
-            match reply.unwrap_or_else(|_| Err(Fault::timeout())) {
+            let given_up = |sent| Err(if sent { Fault::timeout() } else { Fault::not_sent() });
+            match reply.unwrap_or_else(|_| given_up(self.engine.sent())) {
                 Ok(BatchReply::Executed { now, last, entry, groups }) => {
                     self.shared.cell.see_clock(now);
                     bundles = answer_all(bundles, groups, identity.epoch, now, last, entry, sent);

@@ -4,8 +4,13 @@
 //! that applies is written down and the lowest number is given, a quota counts a list of times,
 //! a day counts a list of grants. It is slow and keeps everything; nothing is sold with it.
 
+mod kept;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use kept::{Entry, Grant, QuotaRule, Row, Terms};
+use kept::{Quota, Template, hash};
 
 use super::engine::{
     Batch, BatchReply, Claim, Decision, Engine, Group, GroupReply, Held, LookupGroup, LookupGroupReply, LookupReply,
@@ -44,74 +49,6 @@ pub struct ModelCell {
     queue: Vec<Entry>,
     last: EntryId,
     marks: BTreeMap<TemplateId, EntryId>,
-}
-
-/// What a cell knows of a template besides its stock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// 1 published, 2 paused, 3 stopped.
-    pub state: u8,
-    pub revision: u32,
-    pub generation: u32,
-    pub starts_at: Millis,
-    pub ends_at: Millis,
-    pub per_user: u32,
-    /// 0: no such limit.
-    pub per_user_daily: u32,
-    /// 0: no such limit.
-    pub daily: u64,
-    pub quotas: bool,
-}
-
-/// How many grants a key of one scope may get within a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QuotaRule {
-    /// 0: no such quota.
-    pub limit: u32,
-    pub window: Millis,
-}
-
-/// A grant as the queue has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
-    pub template: TemplateId,
-    pub serial: Serial,
-    pub claim: (UserRef, u64, Option<u64>, Option<u64>),
-}
-
-/// An entry on the queue; a marker has no grants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub id: EntryId,
-    pub at: Millis,
-    pub grants: Vec<Grant>,
-}
-
-/// A grant as PostgreSQL gives it back.
-#[derive(Clone, Debug)]
-pub struct Row {
-    pub user: UserRef,
-    pub receipt: Receipt,
-    pub ip: Option<u64>,
-    pub device: Option<u64>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Quota {
-    rule: QuotaRule,
-    grants: Vec<(Vec<u8>, Millis)>,
-}
-
-#[derive(Clone, Debug)]
-struct Template {
-    terms: Terms,
-    freed: bool,
-    /// Ranges that still hold something, in order.
-    ranges: Vec<(Serial, Serial)>,
-    given: Serial,
-    receipts: Vec<(UserRef, Receipt)>,
-    day: Millis,
-    day_count: u64,
 }
 
 // === impl ModelEngine ===
@@ -184,10 +121,7 @@ impl ModelCell {
     pub fn open(&mut self, epoch: Epoch, rules: [QuotaRule; 3]) -> bool {
         let Some(now) = self.time().filter(|_| epoch == self.epoch && !self.open) else { return false };
         for (quota, rule) in self.quotas.iter_mut().zip(rules) {
-            if quota.rule.window != rule.window {
-                quota.grants.clear();
-            }
-            quota.rule = rule;
+            quota.follow(rule);
         }
         self.last = EntryId::new(epoch, 0);
         self.queue.push(Entry { id: self.last, at: 0, grants: Vec::new() });
@@ -197,9 +131,13 @@ impl ModelCell {
         true
     }
 
-    /// Brings a template to a revision, unless it has it or a newer one. A freed one stays freed.
+    /// Brings a template to a revision, unless it has it or a newer one. A freed one stays freed;
+    /// state 9 frees it, whatever is there.
     pub fn put_template(&mut self, id: TemplateId, terms: Terms) {
         let template = self.templates.entry(id).or_insert_with(|| Template::new(terms));
+        if terms.state == 9 && !template.freed {
+            *template = Template { freed: true, ..Template::new(terms) };
+        }
         if !template.freed && terms.revision > template.terms.revision {
             template.terms = terms;
         }
@@ -246,20 +184,13 @@ impl ModelCell {
             if let Some(range) = template.ranges.first_mut() {
                 range.0 = range.0.max(row.receipt.serial + 1);
             }
-            template.receipts.push((row.user.clone(), row.receipt));
+            template.grants.push((row.user.clone(), row.receipt));
             self.clock = self.clock.max(row.receipt.acquired);
-            if template.terms.quotas {
-                for (scope, rule) in rules.into_iter().enumerate() {
-                    let quota = &mut self.quotas[scope];
-                    if quota.rule.window != rule.window {
-                        quota.grants.clear();
-                    }
-                    quota.rule = rule;
-                    quota.note(
-                        &[Some(row.user.as_bytes().to_vec()), hash(row.ip), hash(row.device)][scope],
-                        row.receipt.acquired,
-                    );
-                }
+            let Some(user) = row.user.as_ref().filter(|_| template.terms.quotas) else { continue };
+            let keys = [Some(user.as_bytes().to_vec()), hash(row.ip), hash(row.device)];
+            for ((quota, rule), key) in self.quotas.iter_mut().zip(rules).zip(&keys) {
+                quota.follow(rule);
+                quota.note(key, row.receipt.acquired);
             }
         }
         (template.day, template.day_count) = (day.start, template.granted_in(&day));
@@ -396,7 +327,7 @@ impl ModelCell {
 
         let serial = template.take();
         let receipt = Receipt { serial, epoch: self.epoch, acquired: now, claim_key_hash: claim.claim_key_hash };
-        template.receipts.push((claim.user.clone(), receipt));
+        template.grants.push((Some(claim.user.clone()), receipt));
         if terms.daily > 0 {
             (template.day, template.day_count) = (group.day.start, template.granted_in(&group.day));
         }
@@ -425,65 +356,6 @@ impl ModelCell {
         });
         LookupReply::Executed { now: self.now.max(self.clock), last: self.last, groups: groups.collect() }
     }
-}
-
-// === impl Template ===
-
-impl Template {
-    fn new(terms: Terms) -> Self {
-        Template { terms, freed: false, ranges: Vec::new(), given: 0, receipts: Vec::new(), day: 0, day_count: 0 }
-    }
-
-    fn held_by(&self, user: &UserRef) -> Vec<Receipt> {
-        self.receipts.iter().filter(|(holder, _)| holder == user).map(|(_, receipt)| *receipt).collect()
-    }
-
-    fn receipt(&self, user: &UserRef, key: u64) -> Option<Receipt> {
-        self.held_by(user).into_iter().find(|receipt| receipt.claim_key_hash == key)
-    }
-
-    fn granted_in(&self, day: &Day) -> u64 {
-        self.receipts.iter().filter(|(_, receipt)| day.contains(receipt.acquired)).count() as u64
-    }
-
-    fn may_still_grant(&self, serial: Serial) -> bool {
-        self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&serial))
-    }
-
-    fn take(&mut self) -> Serial {
-        let (first, last) = self.ranges[0];
-        if first == last {
-            self.ranges.remove(0);
-        } else {
-            self.ranges[0].0 += 1;
-        }
-        first
-    }
-}
-
-// === impl Quota ===
-
-impl Quota {
-    /// When the key may be granted again, if it may not now.
-    fn refuses(&self, key: &Option<Vec<u8>>, now: Millis) -> Option<Millis> {
-        let key = key.as_ref().filter(|_| self.rule.limit > 0)?;
-        let mut times: Vec<Millis> = self.grants.iter().filter(|grant| grant.0 == *key).map(|grant| grant.1).collect();
-        times.retain(|at| *at > now - self.rule.window);
-        times.sort_unstable();
-        // As many must leave the window as are more than one below the limit.
-        let leave = (times.len() + 1).checked_sub(self.rule.limit as usize)?;
-        (leave > 0).then(|| times[leave - 1] + self.rule.window)
-    }
-
-    fn note(&mut self, key: &Option<Vec<u8>>, at: Millis) {
-        if let Some(key) = key.as_ref().filter(|_| self.rule.limit > 0) {
-            self.grants.push((key.clone(), at));
-        }
-    }
-}
-
-fn hash(hash: Option<u64>) -> Option<Vec<u8>> {
-    hash.map(|hash| hash.to_be_bytes().to_vec())
 }
 
 fn as_held(receipt: &Receipt) -> Held {

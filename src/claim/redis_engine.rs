@@ -22,6 +22,7 @@ pub struct RedisEngine {
     redis: Redis,
     keys: CellKeys,
     link: Option<Link>,
+    sent: bool,
     record: Vec<u8>,
 }
 
@@ -34,12 +35,14 @@ struct Reader<'a> {
 
 impl RedisEngine {
     pub fn new(redis: Redis, keys: CellKeys) -> Self {
-        RedisEngine { redis, keys, link: None, record: Vec::new() }
+        RedisEngine { redis, keys, link: None, sent: false, record: Vec::new() }
     }
 
     async fn send(&mut self, call: &Call) -> Result<Value, Fault> {
         // The link is out while the call is under way: a caller that gives up loses it.
+        self.sent = false;
         let mut link = self.take_link().await?;
+        self.sent = true;
         let result = link.call(call).await;
         self.keep(link, &result);
         result
@@ -131,6 +134,10 @@ impl Engine for RedisEngine {
     async fn lookup(&mut self, identity: &Identity, groups: &[LookupGroup]) -> Result<LookupReply, Fault> {
         let call = self.lookup_call(identity, groups);
         parse_lookup_reply(self.send(&call).await?, groups)
+    }
+
+    fn sent(&self) -> bool {
+        self.sent
     }
 
     fn another(&self) -> Self {

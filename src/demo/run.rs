@@ -135,9 +135,9 @@ fn welcome(config: &Config, template: u32, admin_key: &str) -> Result<String, St
     let folder = std::path::Path::new(admin_key).parent().unwrap_or(std::path::Path::new("data")).display();
     Ok(format!(
         "\nFloodgate is up. Claim a coupon as shopper {SHOPPER}:\n\n\
-         curl -i -X POST http://{public}/v1/templates/{template}/claims \\\n  -H 'Authorization: Bearer {token}'\n\n\
+         curl -i -w '\\n' -X POST http://{public}/v1/templates/{template}/claims \\\n  -H 'Authorization: Bearer {token}'\n\n\
          See the shopper's wallet:\n\n\
-         curl -i http://{public}/v1/me/coupons \\\n  -H 'Authorization: Bearer {token}'\n\n\
+         curl -i -w '\\n' http://{public}/v1/me/coupons \\\n  -H 'Authorization: Bearer {token}'\n\n\
          Other shoppers:    {program} token --data '{folder}' --user u-2\n\
          Operations:        http://{internal}/metrics, /readyz, /docs\n\
          Administration:    http://{internal}/v1/admin/templates, with the key in {admin_key}\n\

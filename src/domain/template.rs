@@ -4,10 +4,10 @@
 //! field at once; [`Definition::to_json`] writes it back in the form of the HTTP contract.
 //!
 //! # Layout
-//! - [`parse`](mod@parse): every check of a template's creation that depends on neither kind nor rules
-//! - [`shape`]: value and usage rules, checked for shape
-//! - [`write`]: back to JSON
-//! - [`patch`]: what may change in a draft, and in a template that is out
+//! - `parse`: every check of a template's creation that depends on neither kind nor rules
+//! - `shape`: value and usage rules, checked for shape
+//! - `write`: back to JSON
+//! - `patch`: what may change in a draft, and in a template that is out
 
 mod parse;
 mod patch;

@@ -6,31 +6,18 @@
 
 use tokio_postgres::Row;
 
-use super::cells::{self, cell_i16};
+use super::cells;
 use super::opening::{OpenFault, Opening};
 use super::queue::ask;
+use crate::catalog::publish::{TemplateRow, load_page, put_answer, put_call};
 use crate::config;
-use crate::domain::ids::{SERIAL_MAX, Serial, TemplateId};
-use crate::domain::template::Definition;
+use crate::domain::ids::{SERIAL_MAX, Serial};
 use crate::domain::window::{Day, Millis};
 use crate::limits;
-use crate::pg::PgFault;
 use crate::redis::cell::{Identity, Receipt, accepted, int, short};
 use crate::redis::client::Call;
 use crate::redis::keys::TemplateKeys;
 use crate::redis::scripts::Script;
-
-/// A template as its row has it, as far as a cell must know it.
-struct Stored {
-    id: TemplateId,
-    state: u8,
-    revision: i64,
-    generation: i32,
-    definition: Definition,
-}
-
-/// The state that marks a tombstone in Redis.
-const FREED: u8 = 9;
 
 /// Arguments of the quota settings: limit and window in ms of user, IP and device.
 pub(super) fn put_quotas(call: &mut Call, quota: &config::Quota) {
@@ -51,55 +38,36 @@ pub(super) async fn all(
 ) -> Result<u64, OpenFault> {
     let (mut after, mut rows) = (0, 0);
     loop {
-        let sql = include_str!("../sql/grant/loadable_templates.sql");
-        let page = opening.client.query(sql, &[&after, &(limits::PAGE_MAX as i64)]).await?;
+        let page = load_page(opening.client, after, limits::PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(rows) };
-        after = last.get(0);
-        for row in &page {
-            let template = Stored::of(row)?;
-            put(opening, identity, &template).await?;
-            if template.state != FREED {
-                rows += one(opening, identity, &template, Day::of(template.definition.timezone, now())).await?;
+        after = last.id.as_i32();
+        for template in &page {
+            put_answer(ask(opening.link, &put_call(opening.keys, identity, false, template), opening.timeout).await?)?;
+            if !template.freed {
+                rows += one(opening, identity, template, Day::of(template.definition.timezone, now())).await?;
             }
         }
     }
 }
 
-/// Brings one template to its revision and gives the cell the ranges it lacks.
-async fn put(opening: &mut Opening<'_>, identity: &Identity, template: &Stored) -> Result<(), OpenFault> {
-    let keys = opening.keys.template(template.id);
-    let mut names = vec![opening.keys.meta(), keys.template()];
-    if template.state == FREED {
-        names.push(keys.receipts());
-    }
-    let mut call = Call::new(Script::TemplatePut, names.into_iter());
-    identity.put(&mut call);
-    call.arg("0").arg(template.state).arg(template.revision).arg(template.generation);
-    let Definition { limits, stock, claim_window: (starts, ends), quotas, .. } = &template.definition;
-    call.arg(starts).arg(ends).arg(limits.per_user).arg(limits.per_user_daily.unwrap_or(0));
-    call.arg(stock.daily.unwrap_or(0)).arg(u8::from(*quotas));
-    if template.state != FREED {
-        let sql = include_str!("../sql/grant/template_ranges.sql");
-        for row in opening.client.query(sql, &[&template.id.as_i32(), &cell_i16(opening.cell)]).await? {
-            call.arg(row.get::<_, i64>(0)).arg(row.get::<_, i64>(1));
-        }
-    }
-    match accepted(ask(opening.link, &call, opening.timeout).await?) {
-        Err(fault) if template.state == FREED && fault.detail.ends_with("freed") => Ok(()),
-        result => result.map(drop).map_err(OpenFault::from),
-    }
-}
-
 /// Reapplies one template's rows from the cell's cursor on.
-async fn one(opening: &mut Opening<'_>, identity: &Identity, template: &Stored, day: Day) -> Result<u64, OpenFault> {
+async fn one(
+    opening: &mut Opening<'_>,
+    identity: &Identity,
+    template: &TemplateRow,
+    day: Day,
+) -> Result<u64, OpenFault> {
+    let last = template.ranges.last().map_or(0, |(_, last)| *last as i64);
     let keys = opening.keys.template(template.id);
     let mut cursor = chunk(opening, identity, template, &keys, day, &[]).await?;
     let mut count = 0;
     loop {
         let sql = include_str!("../sql/grant/rows_from.sql");
         let from = cursor.min(SERIAL_MAX + 1) as i64;
-        let rows =
-            opening.client.query(sql, &[&template.id.as_i32(), &from, &(limits::REAPPLY_ROWS_MAX as i64)]).await?;
+        let rows = opening
+            .client
+            .query(sql, &[&template.id.as_i32(), &from, &(limits::REAPPLY_ROWS_MAX as i64), &last])
+            .await?;
         if rows.is_empty() {
             break;
         }
@@ -117,7 +85,7 @@ async fn one(opening: &mut Opening<'_>, identity: &Identity, template: &Stored, 
 async fn chunk(
     opening: &mut Opening<'_>,
     identity: &Identity,
-    template: &Stored,
+    template: &TemplateRow,
     keys: &TemplateKeys,
     day: Day,
     rows: &[Row],
@@ -146,22 +114,4 @@ async fn chunk(
     }
     let mut reply = accepted(ask(opening.link, &call, opening.timeout).await?)?;
     Ok(int(&reply.next().ok_or_else(short)?)? as Serial)
-}
-
-// === impl Stored ===
-
-impl Stored {
-    fn of(row: &Row) -> Result<Stored, PgFault> {
-        let id = TemplateId(row.get::<_, i32>(0) as u32);
-        let state = match row.get::<_, &str>(1) {
-            _ if row.get(5) => FREED,
-            "paused" => 2,
-            "stopped" => 3,
-            // Finished is published with its window over or its stock sold: Redis sees that itself.
-            _ => 1,
-        };
-        let definition = Definition::from_store(&row.get(4))
-            .map_err(|wrong| PgFault::fault(format!("the definition of template {id} cannot be read: {wrong:?}")))?;
-        Ok(Stored { id, state, revision: row.get(2), generation: row.get(3), definition })
-    }
 }

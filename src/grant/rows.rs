@@ -1,7 +1,7 @@
 //! Grants as rows of `user_coupons`.
 
 use super::entry::{BadEntry, Grant};
-use super::terms::TermsCache;
+use super::terms::{Terms, TermsCache};
 use crate::domain::ids::{EntryId, TemplateId};
 use crate::domain::user::UserRef;
 use crate::domain::window::Millis;
@@ -26,25 +26,29 @@ pub(super) type Span = Result<(Millis, Millis), &'static str>;
 /// Ten fields with their lengths, and a user reference of 20 to 107 bytes.
 const ROW_BYTES: usize = 160;
 
+/// A template's terms, and what they come to for one entry.
+type Known = Result<(Terms, (Millis, Millis)), &'static str>;
+
 /// Turns grants into rows, with the terms that were loaded.
 pub(super) fn rows<'a>(grants: Vec<Grant<'a>>, terms: &TermsCache) -> Vec<Row<'a>> {
     // All grants of an entry have one time: the span is reckoned once a template.
-    let mut last: Option<(TemplateId, Span)> = None;
-    let mut span_of = |grant: &Grant<'_>| match last {
-        Some((template, span)) if template == grant.template => span,
-        _ => {
-            let span = terms.get(grant.template).map(|terms| terms.span(grant.acquired));
-            last = Some((grant.template, span));
-            span
-        }
-    };
-    grants
-        .into_iter()
-        .map(|grant| {
-            let span = if is_user(grant.user) { span_of(&grant) } else { Err("no_user_reference") };
-            Row { grant, span }
-        })
-        .collect()
+    let mut last: Option<(TemplateId, Known)> = None;
+    let mut rows = Vec::with_capacity(grants.len());
+    for grant in grants {
+        let known = match last {
+            Some((template, known)) if template == grant.template => known,
+            _ => terms.get(grant.template).map(|terms| (terms, terms.span(grant.acquired))),
+        };
+        last = Some((grant.template, known));
+        let span = match known {
+            _ if !is_user(grant.user) => Err("no_user_reference"),
+            Ok((terms, ..)) if !terms.has(grant.serial) => Err("serial_beyond_stock"),
+            Ok((_, span)) => Ok(span),
+            Err(reason) => Err(reason),
+        };
+        rows.push(Row { grant, span });
+    }
+    rows
 }
 
 /// The rows of many entries.

@@ -1,14 +1,16 @@
-//! How long a template's coupons hold: what a row needs beyond what the queue carries.
+//! How long a template's coupons hold, and how many there are: what a row needs beyond what the
+//! queue carries.
 //!
 //! A template's definition is frozen once it is published, so what was read once stays true. A
-//! template that is not there is asked for again: it may be published meanwhile.
+//! template that is not there is asked for again, and so is one whose stock seems too small: ranges
+//! are rows before a cell has them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono_tz::Tz;
 use tokio_postgres::Client;
 
-use crate::domain::ids::TemplateId;
+use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::template::Definition;
 use crate::domain::window::{Millis, Validity};
 use crate::limits;
@@ -19,6 +21,8 @@ use crate::pg::PgFault;
 pub struct Terms {
     pub validity: Validity,
     pub zone: Tz,
+    /// The highest serial of its stock, when it was read.
+    pub last_serial: Serial,
 }
 
 /// Terms by template. Bounded: forgotten as a whole when full.
@@ -34,17 +38,27 @@ impl Terms {
     pub fn span(&self, acquired: Millis) -> (Millis, Millis) {
         self.validity.span(self.zone, acquired)
     }
+
+    /// Whether the template's stock has this serial. Serial 0 is left to the table's own check.
+    pub fn has(&self, serial: Serial) -> bool {
+        serial <= self.last_serial
+    }
 }
 
 // === impl TermsCache ===
 
 impl TermsCache {
-    /// Reads what is not known yet of `templates`.
-    pub async fn load(&mut self, client: &Client, templates: impl Iterator<Item = TemplateId>) -> Result<(), PgFault> {
-        let mut missing: Vec<i32> =
-            templates.filter(|id| !self.known.contains_key(id)).map(TemplateId::as_i32).collect();
-        missing.sort_unstable();
-        missing.dedup();
+    /// Reads what is not known yet of templates, each with the highest serial that is asked for.
+    pub async fn load(&mut self, client: &Client, wanted: &BTreeMap<TemplateId, Serial>) -> Result<(), PgFault> {
+        let missing: Vec<i32> = wanted
+            .iter()
+            .filter(|(id, serial)| match self.known.get(id) {
+                Some(Some(terms)) => terms.last_serial < **serial,
+                Some(None) => false,
+                None => true,
+            })
+            .map(|(id, _)| id.as_i32())
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -54,7 +68,11 @@ impl TermsCache {
         for row in client.query(include_str!("../sql/grant/definitions.sql"), &[&missing]).await? {
             let id = TemplateId(row.get::<_, i32>(0) as u32);
             let terms = match Definition::from_store(&row.get(1)) {
-                Ok(definition) => Some(Terms { validity: definition.validity, zone: definition.timezone }),
+                Ok(definition) => Some(Terms {
+                    validity: definition.validity,
+                    zone: definition.timezone,
+                    last_serial: row.get::<_, i64>(2) as Serial,
+                }),
                 Err(wrong) => {
                     tracing::error!(template = id.0, ?wrong, "a template's definition cannot be read");
                     None

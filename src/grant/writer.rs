@@ -4,7 +4,7 @@
 //! risen, another one has taken over and nothing is written. Rows go by COPY. Where data are bad
 //! the same entries go again, one by one under savepoints, so that the neighbours of a bad row pass.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::entry::{self, BadEntry, Grant};
 use super::queue::QueueEntry;
 use super::rows::{Decoded, Row, pack, pack_entries, rows};
 use super::terms::TermsCache;
-use crate::domain::ids::{CellId, EntryId, Epoch, TemplateId};
+use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::window::Millis;
 use crate::pg::copy::CopyRows;
 use crate::pg::{PgFault, PgKind};
@@ -282,13 +282,16 @@ impl Writer {
     /// Takes the entries apart and reads what is not known of their templates.
     async fn decode<'a>(&mut self, entries: &'a [QueueEntry]) -> Result<Vec<Decoded<'a>>, PgFault> {
         let mut taken: Vec<(&QueueEntry, Result<Vec<Grant<'a>>, BadEntry>)> = Vec::with_capacity(entries.len());
-        let mut templates = BTreeSet::new();
+        let mut wanted: BTreeMap<TemplateId, Serial> = BTreeMap::new();
         for entry in entries.iter().filter(|entry| !entry.id.is_marker()) {
             let grants = entry::decode(entry.id, &entry.payload);
-            templates.extend(grants.iter().flatten().map(|grant| grant.template));
+            for grant in grants.iter().flatten() {
+                let highest = wanted.entry(grant.template).or_default();
+                *highest = grant.serial.max(*highest);
+            }
             taken.push((entry, grants));
         }
-        self.terms.load(&self.client, templates.into_iter()).await?;
+        self.terms.load(&self.client, &wanted).await?;
         let decoded = taken.into_iter().map(|(entry, grants)| Decoded {
             id: entry.id,
             payload: &entry.payload,

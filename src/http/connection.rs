@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::entrance::Entrance;
 use super::guard::{Guarded, Waits};
 use crate::config::Http;
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::HEAD_BYTES_MAX;
 
 /// What a client that speaks HTTP/2 without negotiation sends first (RFC 9113, 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -76,8 +76,9 @@ async fn speaks_h2(stream: &TcpStream) -> Option<bool> {
 
 fn h1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
+    // The library's own bound of 100 header lines stands: another one would cost an allocation a request.
     // Idle connections and slow heads are ended by the guard's sweep, at no cost a request.
-    builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).half_close(false).pipeline_flush(true);
+    builder.max_buf_size(HEAD_BYTES_MAX).half_close(false).pipeline_flush(true);
     builder
 }
 

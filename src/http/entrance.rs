@@ -48,8 +48,19 @@ pub struct RequestIds {
     next: AtomicU64,
 }
 
+/// One line a request, of target `floodgate::access`: at level debug, and made only where that is on.
+struct AccessLog {
+    begun: Instant,
+    method: Method,
+    path: String,
+    traceparent: String,
+}
+
 /// The longest name of a request that a client may give.
 const REQUEST_ID_MAX: usize = 64;
+
+/// A W3C `traceparent` has 55 characters; later versions may have more.
+const TRACEPARENT_MAX: usize = 128;
 
 // === impl Entrance ===
 
@@ -58,6 +69,7 @@ impl Entrance {
     pub async fn answer(&self, request: HttpRequest<Incoming>, peer: IpAddr) -> Answer {
         begin_request();
         let (head, incoming) = request.into_parts();
+        let log = AccessLog::begin(&head);
         let request_id = self.ids.name(&head.headers);
         let chunked = head.version < Version::HTTP_2 && head.headers.contains_key(TRANSFER_ENCODING);
         let mut answer = match check_head(&head) {
@@ -76,6 +88,9 @@ impl Entrance {
             respond::close(&mut answer);
         }
         respond::name_request(&mut answer, &request_id);
+        if let Some(log) = log {
+            log.write(&request_id, answer.status().as_u16());
+        }
         answer
     }
 
@@ -97,24 +112,7 @@ impl Entrance {
                 return respond::problem(&Problem::new("not_found", detail), request_id);
             }
         };
-        let begun = Instant::now();
         let result = self.carry_out(route, params, &head, incoming, peer, request_id).await;
-        let took_ms = begun.elapsed().as_millis() as u64;
-        let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or("");
-        match &result {
-            Err(problem) if problem.status() >= 500 => {
-                tracing::warn!(request_id, traceparent, method = %head.method, path = route.path, code = problem.code, took_ms, "request failed");
-            }
-            Err(problem) => {
-                tracing::debug!(request_id, traceparent, method = %head.method, path = route.path, code = problem.code, took_ms, "request refused");
-            }
-            Ok(_) if self.door == Door::Internal && head.method != Method::GET => {
-                tracing::info!(request_id, traceparent, method = %head.method, path = route.path, took_ms, "request done");
-            }
-            Ok(_) => {
-                tracing::debug!(request_id, traceparent, method = %head.method, path = route.path, took_ms, "request done");
-            }
-        }
         match result {
             Ok(reply) => respond::reply(reply),
             Err(problem) => {
@@ -252,6 +250,29 @@ async fn authorize(app: &App, access: Access, headers: &HeaderMap) -> Result<Cal
         return Err(Problem::new("forbidden", format!("a key of role {} may not do this", caller.role.word())));
     }
     Ok(caller)
+}
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    fn begin(head: &Parts) -> Option<Self> {
+        tracing::enabled!(target: "floodgate::access", tracing::Level::DEBUG).then(|| AccessLog {
+            begun: Instant::now(),
+            method: head.method.clone(),
+            path: head.uri.path().to_owned(),
+            traceparent: client::word(&head.headers, "traceparent", TRACEPARENT_MAX)
+                .ok()
+                .flatten()
+                .unwrap_or("")
+                .to_owned(),
+        })
+    }
+
+    fn write(self, request_id: &str, status: u16) {
+        let took_us = self.begun.elapsed().as_micros() as u64;
+        let AccessLog { method, path, traceparent, .. } = self;
+        tracing::debug!(target: "floodgate::access", request_id, traceparent, %method, path, status, took_us, "request");
+    }
 }
 
 // === impl RequestIds ===

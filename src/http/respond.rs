@@ -16,12 +16,17 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A body of JSON that is written already.
-pub fn json_bytes(status: StatusCode, body: Bytes) -> Answer {
+fn json_bytes(status: StatusCode, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     answer
+}
+
+/// A claim that holds a coupon: 201 when it was granted now, 200 when it was before.
+pub fn granted(body: Vec<u8>, replayed: bool) -> Answer {
+    json_bytes(if replayed { StatusCode::OK } else { StatusCode::CREATED }, Bytes::from(body))
 }
 
 /// What a handler gave.

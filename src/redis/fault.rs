@@ -34,6 +34,11 @@ impl Fault {
         Fault { executed: Executed::Unknown, kind: "timeout", detail: "no answer in time".into() }
     }
 
+    /// Given up before anything was sent.
+    pub fn not_sent() -> Self {
+        Fault { executed: Executed::No, kind: "connect", detail: "no connection in time".into() }
+    }
+
     /// An answer that is not in the script's contract: the script ran, what it did is unknown.
     pub fn reply(detail: impl Into<String>) -> Self {
         Fault { executed: Executed::Unknown, kind: "reply", detail: detail.into() }

@@ -249,13 +249,22 @@ async fn keys_have_owners_roles_and_an_end_and_writes_happen_once() {
     let bad = shop.call(&platform, "POST", "/v1/admin/templates", &[("idempotency-key", "a b")], coupons("bad")).await;
     assert_eq!(bad.code, "invalid_request");
 
+    // After a day the key is anyone's again, swept or not.
+    let client = shop.app.pg.get().await.unwrap();
+    let aged = "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = $1";
+    assert_eq!(client.execute(aged, &[&"second"]).await.unwrap(), 1);
+    let renewed = shop.call(&platform, "POST", "/v1/admin/templates", &headers, coupons("renewed")).await;
+    assert_eq!((renewed.status, &renewed.body["name"]), (201, &json!("renewed")));
+    assert_eq!(client.execute(aged, &[&"second"]).await.unwrap(), 1);
+    shop.work().await;
+    assert_eq!(client.execute(aged, &[&"second"]).await.unwrap(), 0, "swept");
+
     // A key is shown once a request, never stored, and ends within a poll.
     let body = json!({"name": "ops", "role": "OPERATOR", "owner_type": "platform", "owner_id": ""});
     let headers = [("idempotency-key", "key-1")];
     let shown = shop.call(&admin, "POST", "/v1/admin/api-keys", &headers, body.clone()).await;
     assert_eq!(shown, shop.call(&admin, "POST", "/v1/admin/api-keys", &headers, body).await);
     let secret = shown.body["key"].as_str().unwrap();
-    let client = shop.app.pg.get().await.unwrap();
     let dump: String = client
         .query_one("SELECT string_agg(k::text, ' ') || (SELECT string_agg(i::text, ' ') FROM idempotency_keys i) FROM api_keys k", &[])
         .await

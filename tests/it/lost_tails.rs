@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use floodgate::claim::model_engine::{ModelCell, ModelEngine};
+use floodgate::claim::model_engine::{Entry, ModelCell, ModelEngine};
 use floodgate::domain::ids::{CellId, EntryId, Serial};
 use floodgate::domain::window::{Day, Millis};
 use floodgate::redis::cell::Identity;
@@ -36,79 +36,98 @@ fn losses() -> impl Strategy<Value = Loss> {
         .prop_map(|(everything, stored, pause, chunk)| Loss { everything, stored, pause, chunk })
 }
 
+/// A stretch of a history, at the end of which Redis comes back with less.
+#[derive(Clone, Debug)]
+struct Round {
+    before_copy: Vec<Step>,
+    after_copy: Vec<Step>,
+    loss: Loss,
+    /// A batch that many take part in, right before and right after the opening.
+    rush: Step,
+}
+
+fn rounds() -> impl Strategy<Value = Round> {
+    let steps = || prop::collection::vec(plain_steps(), 1..12);
+    let rush = presses(40).prop_map(|claims| Step::Claims { claims, deadline: 60_000, backlog: 1_000, day_shift: 0 });
+    (steps(), steps(), losses(), rush).prop_map(|(before_copy, after_copy, loss, rush)| Round {
+        before_copy,
+        after_copy,
+        loss,
+        rush,
+    })
+}
+
 #[test]
 fn a_redis_that_lost_its_tail_is_given_back_what_postgresql_has() {
     let server = RefCell::new(ClockRedis::start("tails"));
-    let steps = |max| prop::collection::vec(plain_steps(), 1..max);
-    let busy = presses(40).prop_map(|claims| Step::Claims { claims, deadline: 60_000, backlog: 1_000, day_shift: 0 });
-    let histories = (settings(), steps(15), steps(15), losses(), busy, steps(15));
-    check(
-        "a_redis_that_lost_its_tail_is_given_back_what_postgresql_has",
-        40,
-        histories,
-        |(setting, before, lost, loss, busy, after)| {
-            let mut server = server.borrow_mut();
-            let redis = RedisStage::at(&server, CELL);
-            redis.plain(&mut redis::cmd("FLUSHALL"));
-            let mut world = World::new(redis, &setting);
-            for step in &before {
-                world.step(step)?;
-            }
+    let histories = (settings(), prop::collection::vec(rounds(), 1..4), prop::collection::vec(plain_steps(), 1..12));
+    let name = "a_redis_that_lost_its_tail_is_given_back_what_postgresql_has";
+    check(name, 40, histories, |(setting, rounds, after)| {
+        let server: &mut ClockRedis = &mut server.borrow_mut();
+        let redis = RedisStage::at(server, CELL);
+        redis.plain(&mut redis::cmd("FLUSHALL"));
+        let mut world = World::new(redis, &setting);
+        let mut watermark = EntryId::ZERO;
+        for (number, round) in rounds.iter().enumerate() {
+            play(&mut world, &round.before_copy)?;
             // The copy: a dump for the next start, and the model as it is.
             server.save();
             let copy = world.model.engine.cell().clone();
             let in_copy: BTreeSet<EntryId> = world.ledger.keys().copied().collect();
-            for step in &lost {
-                world.step(step)?;
-            }
+            play(&mut world, &round.after_copy)?;
 
-            let World { now, epoch, rules, templates, ledger, trimmed, redis, .. } = world;
+            let everything = round.loss.everything;
+            let World { now, epoch, rules, templates, mut ledger, trimmed, redis, .. } = world;
             drop(redis);
             server.restart();
-            let redis = RedisStage::at(&server, CELL);
+            let redis = RedisStage::at(server, CELL);
             let mut model = copy;
-            if loss.everything {
+            if everything {
                 redis.plain(&mut redis::cmd("FLUSHALL"));
                 model = ModelCell::new(now, "");
             }
-            model.live_replid = "fedcba9876543210".to_owned();
+            model.live_replid = format!("fedcba987654321{number}");
+            watermark = watermark.max(stored_by_then(&ledger, round.loss.stored, trimmed));
+            ledger.retain(|id, _| *id <= watermark || (!everything && in_copy.contains(id)));
             let model = ModelStage { engine: ModelEngine::new(model) };
-            let mut world = World { model, redis, now, epoch, rules, templates, ledger, trimmed };
-            let watermark = watermark(&world.ledger.keys().copied().collect::<Vec<_>>(), loss.stored, trimmed);
-            let stored = |id: &EntryId| *id <= watermark;
-            world.ledger.retain(|id, _| stored(id) || (!loss.everything && in_copy.contains(id)));
-            // A Redis that is behind the rows is opened when it has caught up.
-            let latest = world.ledger.values().map(|entry| entry.at).max().unwrap_or(0);
-            world.catch_up();
-            world.move_clock(world.now.max(latest) + loss.pause);
-            // What was open is not: this is another Redis, whatever it has.
-            let entries = world.redis.queue().len();
-            prop_assert_eq!(Identity::of(&world.redis.meta()), None);
-            world.step(&busy)?;
-            prop_assert_eq!(world.redis.queue().len(), entries);
-            give_back(&mut world, watermark, loss.chunk)?;
+            world = World { model, redis, now, epoch, rules, templates, ledger, trimmed };
+            come_back(&mut world, round, watermark)?;
+        }
+        play(&mut world, &after)?;
+        world.compare()?;
+        promises_hold(&world, &setting)
+    });
+}
 
-            world.step(&busy)?;
-            for step in &after {
-                world.step(step)?;
-            }
-            world.compare()?;
-            promises_hold(&world, &setting)
-        },
-    );
+fn play(world: &mut World, steps: &[Step]) -> Result<(), TestCaseError> {
+    steps.iter().try_for_each(|step| world.step(step))
+}
+
+/// What was open is not, until it was opened: this is another Redis, whatever it has.
+fn come_back(world: &mut World, round: &Round, watermark: EntryId) -> Result<(), TestCaseError> {
+    // A Redis that is behind the rows is opened when it has caught up.
+    let latest = world.ledger.values().map(|entry| entry.at).max().unwrap_or(0);
+    world.catch_up();
+    world.move_clock(world.now.max(latest) + round.loss.pause);
+    let entries = world.redis.queue().len();
+    prop_assert_eq!(Identity::of(&world.redis.meta()), None);
+    world.step(&round.rush)?;
+    prop_assert_eq!(world.redis.queue().len(), entries);
+    give_back(world, watermark, round.loss.chunk)?;
+    world.step(&round.rush)
 }
 
 /// The last entry whose rows are stored: what was trimmed is.
-fn watermark(entries: &[EntryId], stored: usize, trimmed: EntryId) -> EntryId {
-    let count = entries.len() * stored / 1_000;
-    entries.get(count.wrapping_sub(1)).copied().unwrap_or(EntryId::ZERO).max(trimmed)
+fn stored_by_then(ledger: &BTreeMap<EntryId, Entry>, stored: usize, trimmed: EntryId) -> EntryId {
+    let count = ledger.len() * stored / 1_000;
+    ledger.keys().take(count).next_back().copied().unwrap_or(EntryId::ZERO).max(trimmed)
 }
 
 /// The epoch protocol: the cell is closed, given its rows and opened.
 fn give_back(world: &mut World, watermark: EntryId, chunk: usize) -> Result<(), TestCaseError> {
     world.close();
     world.put_all();
-    for template in 0..ZONES.len() {
+    for (template, zone) in ZONES.into_iter().enumerate() {
         let id = template_id(template);
         let mut rows = world.rows(template);
         // Entries that are still on the queue only are not rows yet.
@@ -123,7 +142,7 @@ fn give_back(world: &mut World, watermark: EntryId, chunk: usize) -> Result<(), 
         });
         let terms = world.templates[template].terms;
         let time = world.now.max(world.model.meta().clock);
-        let day = Day::of(ZONES[template], time);
+        let day = Day::of(zone, time);
         for rows in rows.chunks(chunk).chain([&[][..], &rows[rows.len().saturating_sub(2)..]]) {
             world.model.reapply(id, &terms, day, world.rules, rows);
             prop_assert_eq!(world.redis.reapply(id, &terms, day, world.rules, rows), None);
@@ -156,7 +175,7 @@ fn promises_hold(world: &World, setting: &Setting) -> Result<(), TestCaseError> 
                         quotas.entry((scope, key)).or_default().push(row.receipt.acquired);
                     }
                 };
-                note(0, Some(row.user.as_bytes().to_vec()));
+                note(0, row.user.as_ref().map(|user| user.as_bytes().to_vec()));
                 note(1, row.ip.map(|ip| ip.to_be_bytes().to_vec()));
                 note(2, row.device.map(|device| device.to_be_bytes().to_vec()));
             }

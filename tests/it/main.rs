@@ -1,5 +1,6 @@
 //! Tests against real servers: one binary, a file per area.
 
+mod architecture;
 mod catalog;
 mod demo;
 mod demo_process;

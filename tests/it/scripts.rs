@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use floodgate::claim::engine::{Batch, BatchReply, Claim, Decision, Group, GroupReply, LookupGroup};
 use floodgate::claim::model_engine::{QuotaRule, Row, Terms};
 use floodgate::domain::ids::{EntryId, TemplateId};
+use floodgate::domain::outcome::ClaimOutcome;
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
+use floodgate::limits::{BATCH_CLAIMS_MAX, REAPPLY_ROWS_MAX};
 use floodgate::redis::cell::Receipt;
 use floodgate::redis::client::Call;
 use floodgate::redis::keys::CellKeys;
@@ -14,7 +16,7 @@ use floodgate::redis::scripts::Script;
 use redis::Value;
 
 use super::support::clock_redis;
-use super::support::stage::{RedisStage, Stage};
+use super::support::stage::{ModelStage, RedisStage, Stage};
 
 /// 2026-06-18 12:00 UTC.
 const NOON: Millis = 1_781_784_000_000;
@@ -123,6 +125,23 @@ fn a_batchs_calls_depend_on_its_templates_and_not_on_its_claims() {
 }
 
 #[test]
+fn the_largest_batch_is_decided_and_given_back() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, [QuotaRule { limit: 50, window: 60_000 }; 3]);
+    let identity = stage.identity();
+    let all = batch(&stage.keys(), 1, BATCH_CLAIMS_MAX);
+    assert_eq!(granted(&stage.claim(&identity, &all).expect("the cell is open")), BATCH_CLAIMS_MAX);
+    assert_eq!(granted(&stage.claim(&identity, &all).expect("the cell is open")), 0, "all are replays");
+    let mut empty = RedisStage::new(&server);
+    empty.close(1);
+    empty.put(TemplateId(1), &TERMS, &[(1, 1_000)]);
+    let rows: Vec<Row> = (1..=REAPPLY_ROWS_MAX).map(|number| row(number, NOON)).collect();
+    assert_eq!(empty.reapply(TemplateId(1), &TERMS, DAY, RULES, &rows), None);
+    empty.open(1, RULES);
+    assert_eq!(empty.holding(TemplateId(1), Some(&user(REAPPLY_ROWS_MAX))).remaining, 0);
+}
+
+#[test]
 fn every_script_works_right_after_the_script_cache_is_lost() {
     let server = clock_redis::shared();
     let mut stage = RedisStage::new(&server);
@@ -168,7 +187,7 @@ fn every_script_works_right_after_the_script_cache_is_lost() {
 /// The coupon with this number, in the hands of the user of the same number.
 fn row(number: usize, acquired: Millis) -> Row {
     let receipt = Receipt { serial: number as u64, epoch: 1, acquired, claim_key_hash: number as u64 };
-    Row { user: user(number), receipt, ip: Some(number as u64), device: None }
+    Row { user: Some(user(number)), receipt, ip: Some(number as u64), device: None }
 }
 
 #[test]
@@ -183,7 +202,7 @@ fn rows_are_reapplied_once() {
     }
     stage.open(2, RULES);
     for row in &rows {
-        let holding = stage.holding(id, Some(&row.user));
+        let holding = stage.holding(id, row.user.as_ref());
         assert_eq!(holding.receipts, [row.receipt]);
         assert_eq!(holding.remaining, 995);
     }
@@ -194,6 +213,42 @@ fn rows_are_reapplied_once() {
         (1..=2).map(|key| Claim { user: user(1), claim_key_hash: 100 + key, ip: None, device: None }).collect();
     let reply = stage.claim(&identity, &again).expect("the cell is open");
     assert_eq!(granted(&reply), 1, "{reply:?}");
+}
+
+/// The two hashes of a scope are used in turns: what a period long gone left is not read as new.
+#[test]
+fn a_reapplied_row_begins_its_quota_periods() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, [QuotaRule { limit: 1, window: 60_000 }; 3]);
+    let id = TemplateId(1);
+    let begin = (NOON / 60_000 + 1) * 60_000;
+    let mut one = batch(&stage.keys(), 1, 1);
+    one.deadline = Millis::MAX >> 16;
+    one.groups[0].claims = vec![Claim { user: user(1), claim_key_hash: 100, ip: None, device: None }];
+    stage.set_clock(begin + 50_000);
+    let identity = stage.identity();
+    assert_eq!(granted(&stage.claim(&identity, &one).expect("the cell is open")), 1);
+    for (periods, epoch) in [(3, 2), (6, 3)] {
+        let now = begin + periods * 60_000 + 1_000;
+        stage.set_clock(now);
+        stage.close(epoch);
+        // A row of this period the first time, of the one before it the second.
+        let acquired = if epoch == 2 { now } else { now - 2_000 };
+        assert_eq!(
+            stage.reapply(
+                id,
+                &TERMS,
+                DAY,
+                RULES.map(|rule| QuotaRule { limit: 1, ..rule }),
+                &[row(epoch.into(), acquired)]
+            ),
+            None
+        );
+        stage.open(epoch, RULES.map(|rule| QuotaRule { limit: 1, ..rule }));
+        let identity = stage.identity();
+        one.groups[0].claims[0].claim_key_hash += 1;
+        assert_eq!(granted(&stage.claim(&identity, &one).expect("the cell is open")), 1, "period {periods}");
+    }
 }
 
 /// A Redis that takes over may be a little behind the one that granted: its clock starts where
@@ -242,6 +297,54 @@ fn a_template_with_a_daily_total_is_reapplied_on_its_day_alone() {
     stage.open(2, NO_QUOTAS);
     let holding = stage.holding(id, None);
     assert_eq!((holding.day, holding.day_count), (DAY.end, 1));
+}
+
+/// A copy may hold a template that was freed since.
+#[test]
+fn an_opening_frees_again_what_was_freed() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, RULES);
+    let identity = stage.identity();
+    let keys = stage.keys();
+    stage.claim(&identity, &batch(&keys, 1, 2)).expect("the cell is open");
+    stage.close(2);
+    for _ in 0..2 {
+        stage.put(TemplateId(1), &Terms { state: 9, revision: 5, ..TERMS }, &[]);
+    }
+    stage.open(2, RULES);
+    let holding = stage.holding(TemplateId(1), Some(&user(1)));
+    assert_eq!((holding.state, holding.revision, holding.remaining, holding.receipts.len()), (9, 5, 0, 0));
+    let identity = stage.identity();
+    let reply = stage.claim(&identity, &batch(&keys, 1, 2)).expect("the cell is open");
+    let BatchReply::Executed { groups, .. } = &reply else { panic!("{reply:?}") };
+    let ended = vec![Decision::Refused(ClaimOutcome::Ended); 2];
+    assert_eq!(groups, &[GroupReply::Decided { revision: 5, generation: 0, decisions: ended }]);
+}
+
+/// Its serial is gone and its day counts it, but nobody holds it.
+#[test]
+fn a_row_that_was_set_aside_without_a_user_moves_the_cursor() {
+    let server = clock_redis::shared();
+    let mut redis = cell(&server, 1, RULES);
+    let mut model = ModelStage::new();
+    model.set_clock(NOON);
+    model.close(1);
+    model.put(TemplateId(1), &TERMS, &[(1, 1_000)]);
+    model.open(1, RULES);
+    let daily = Terms { revision: 2, daily: 3, ..TERMS };
+    let rows = [row(1, NOON), Row { user: None, ip: None, ..row(2, NOON) }];
+    let mut after = Vec::new();
+    for stage in [&mut model as &mut dyn Stage, &mut redis] {
+        stage.put(TemplateId(1), &daily, &[]);
+        stage.close(2);
+        assert_eq!(stage.reapply(TemplateId(1), &daily, DAY, RULES, &rows), None);
+        stage.open(2, RULES);
+        let identity = stage.identity();
+        let reply = stage.claim(&identity, &batch(&stage.keys(), 1, 3)).expect("the cell is open");
+        assert_eq!(granted(&reply), 1, "the day has three: {reply:?}");
+        after.push((stage.holding(TemplateId(1), Some(&user(2))), reply));
+    }
+    assert_eq!(after[0], after[1]);
 }
 
 /// The cursor would stand beyond the stock, and a range that is given later would lie behind it.

@@ -6,7 +6,7 @@
 //! - [`clock_redis`]: a redis-server whose wall clock the test sets
 //! - [`stage`]: one cell with the verbs of a test, on the model or on Redis
 //! - [`history`]: random histories, and the two stages side by side
-//! - [`language`]: tests as text, played on all stages at once
+//! - [`language`], [`words`]: tests as text, played on all stages at once
 
 pub mod app;
 pub mod clock_redis;
@@ -14,3 +14,4 @@ pub mod history;
 pub mod language;
 pub mod stage;
 pub mod wire;
+pub mod words;

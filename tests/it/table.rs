@@ -144,6 +144,19 @@ fn unlimited_stock_does_not_end() {
 }
 
 #[test]
+fn the_last_serial_of_all_is_given() {
+    on_both(
+        "template t1 per_user=9
+         change t1 range=1099511627774-1099511627775
+         claim r1 u1 -> granted 1099511627774
+         claim r2 u1 -> granted 1099511627775
+         claim r3 u1 -> sold_out
+         claim r3 u2 -> sold_out
+         claim r2 u1 -> replayed 1099511627775",
+    );
+}
+
+#[test]
 fn one_batch_holds_duplicates_and_several_templates() {
     on_both(
         "quotas user=3/60s ip=4/60s
@@ -330,6 +343,25 @@ fn a_quota_whose_window_changes_starts_empty() {
 }
 
 #[test]
+fn a_quota_that_is_lowered_counts_what_was_granted_before() {
+    on_both(
+        "quotas user=3/60s
+         template t1 per_user=9 stock=9 quotas
+         claim r1 u1 -> granted 1
+         clock +1s
+         claim r2 u1 -> granted 2
+         clock +1s
+         claim r3 u1 -> granted 3
+         quotas user=2/60s
+         reopen
+         claim r4 u1 -> quota_exceeded user 59s  # two of three must leave the window
+         quotas user=1/60s
+         reopen
+         claim r4 u1 -> quota_exceeded user 60s",
+    );
+}
+
+#[test]
 fn a_full_queue_refuses_but_answers_known_keys() {
     on_both(
         "template t1 per_user=9 stock=9
@@ -411,6 +443,9 @@ fn without_memory_nothing_is_executed_and_keys_are_still_found() {
              claim r1 u1 -> not_executed oom
              claim r3 u3 -> not_executed oom
          }
+         lookup r1 u1 -> replayed 1
+         flush scripts
+         claim r2 u2 -> not_executed oom
          lookup r1 u1 -> replayed 1
          entries -> 2
          remaining t1 -> 8

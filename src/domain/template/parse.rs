@@ -26,7 +26,7 @@ const NEW_USER_DAYS_MAX: i64 = 36_500;
 const ZONE_DEFAULT: Tz = Tz::Asia__Shanghai;
 const CURRENCY_DEFAULT: &str = "CNY";
 
-/// Ways of distribution that are refused by name for now.
+/// Ways of distribution that are refused by name: nothing hands coupons out by them.
 const WAYS_UNBUILT: &[&str] = &["manual", "trigger", "schedule", "code", "campaign"];
 
 /// The complaint of a fixed validity that is over before claiming is; patches look for it.

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, StatusCode};
+use hyper::{HeaderMap, Method};
 use serde_json::{Map, Value, json};
 
 use crate::admission::client;
@@ -96,16 +95,12 @@ pub async fn answer(
         Ok(granted) => {
             let mut bytes = Vec::with_capacity(384);
             gateway::write_granted(app, &granted, &mut bytes);
-            let status = if granted.replayed { StatusCode::OK } else { StatusCode::CREATED };
-            respond::json_bytes(status, Bytes::from(bytes))
+            respond::granted(bytes, granted.replayed)
         }
         Err(problem) => {
             let mut answer = respond::problem(&problem, request_id);
             if matches!(problem.code, "payload_too_large" | "request_timeout") {
                 respond::close(&mut answer);
-            }
-            if problem.status() >= 500 {
-                tracing::debug!(request_id, code = problem.code, "a claim was not decided");
             }
             answer
         }

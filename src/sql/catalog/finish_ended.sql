@@ -2,5 +2,5 @@
 UPDATE coupon_templates
 SET status = 'finished', revision = revision + 1, updated_at = now()
 WHERE status = 'published' AND ends_at <= now() AND id IN (
-    SELECT id FROM coupon_templates WHERE status = 'published' AND ends_at <= now()
-    ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED)
+    SELECT id FROM coupon_templates WHERE status = 'published' AND ends_at <= now() AND freed_at IS NULL
+    ORDER BY ends_at LIMIT $1 FOR UPDATE SKIP LOCKED)

@@ -198,6 +198,15 @@ impl World {
         .await;
     }
 
+    /// Open, in whatever epoch.
+    pub async fn open(&self) {
+        until("the cell is open", async || {
+            let meta = read_meta_pooled(&self.redis, &self.keys).await;
+            meta.is_ok_and(|meta| meta.open && meta.replid == meta.live_replid)
+        })
+        .await;
+    }
+
     pub async fn flushed(&self, entry: EntryId) {
         until(&format!("{entry} is stored"), async || self.watermark_now().await.is_some_and(|at| at >= entry)).await;
     }
@@ -272,11 +281,16 @@ impl World {
         stamps
     }
 
-    /// Serials in PostgreSQL, ascending.
-    pub async fn serials(&self) -> Vec<u64> {
+    /// Serials and users of template 1 in PostgreSQL, ascending.
+    pub async fn rows(&self) -> Vec<(u64, String)> {
         let client = self.pg.own().await.unwrap();
-        let rows = client.query("SELECT serial FROM user_coupons WHERE template_id = 1 ORDER BY serial", &[]).await;
-        rows.unwrap().iter().map(|row| row.get::<_, i64>(0) as u64).collect()
+        let sql = "SELECT serial, user_ref FROM user_coupons WHERE template_id = 1 ORDER BY serial";
+        let rows = client.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get::<_, i64>(0) as u64, row.get(1))).collect()
+    }
+
+    pub async fn serials(&self) -> Vec<u64> {
+        self.rows().await.into_iter().map(|(serial, _)| serial).collect()
     }
 
     /// Rows of a table, or of what stands behind FROM.

@@ -23,6 +23,8 @@ pub struct ClockRedis {
     clock: File,
 }
 
+/// The folders' names begin with this and the process' number.
+const FOLDER: &str = "floodgate-clock-";
 const START_MAX: Duration = Duration::from_secs(20);
 
 /// The server that most tests share, one at a time: they set its clock. Cells keep them apart.
@@ -37,7 +39,10 @@ impl ClockRedis {
     pub fn start(name: &str) -> ClockRedis {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("floodgate-clock-{}-{number}-{name}", std::process::id()));
+        if number == 0 {
+            sweep();
+        }
+        let folder = std::env::temp_dir().join(format!("{FOLDER}{}-{number}-{name}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder for the server");
         let clock = File::options().read(true).write(true).create(true).truncate(true).open(folder.join("clock"));
         let clock = clock.expect("a file for the clock");
@@ -98,7 +103,7 @@ impl ClockRedis {
     /// The gateway's own client for this server.
     pub fn client(&self) -> Redis {
         let config = config::Redis {
-            url: config::Secret::new(&self.url()),
+            url: config::Secret::new(self.url()),
             pool_max: 2,
             connect_timeout_ms: 10_000,
             command_timeout_ms: 10_000,
@@ -148,15 +153,29 @@ fn spawn_mortal(mut command: Command) -> Child {
     receiver.recv().expect("an answer").expect("redis-server is installed")
 }
 
+/// Removes the folders of runs that are over: a server that is shared is never dropped.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(FOLDER)?.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// The compiled shim, made once a run.
 fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/clock_shim.c");
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clock_shim.{}.so", std::process::id()));
-        let output = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output();
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (library, made) = (folder.join("clock_shim.so"), folder.join(format!("clock_shim.{}", std::process::id())));
+        let output = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&made).arg(&source).output();
         let output = output.expect("cc is installed");
         assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+        // Another run may be using the one that is there.
+        fs::rename(&made, &library).expect("the shim gets its name");
         library
     })
 }

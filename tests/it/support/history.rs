@@ -38,7 +38,8 @@ pub enum Step {
     ForgetScripts,
     /// How many entries stay.
     Trim(usize),
-    Reopen(Option<[QuotaRule; 3]>),
+    /// Other rules, or other limits over the windows as they are, or nothing new.
+    Reopen(Option<[QuotaRule; 3]>, Option<u32>),
     Free(usize),
 }
 
@@ -155,14 +156,17 @@ pub fn plain_steps() -> BoxedStrategy<Step> {
         2 => 0..200_000i64,
         1 => -1_010..0i64,
     ];
+    let deadline = prop_oneof![9 => Just(60_000), 1 => -1..2i64];
+    let backlog = prop_oneof![9 => Just(1_000u64), 1 => 0..10u64];
+    let day_shift = prop_oneof![9 => Just(0), 1 => Just(-86_400_000i64)];
+    let state = prop::sample::select(vec![1u8, 1, 1, 2, 3]);
     prop_oneof![
-        12 => (presses(12), prop_oneof![9 => Just(60_000), 1 => -1..2i64], prop_oneof![9 => Just(1_000u64), 1 => 0..10u64],
-            prop_oneof![9 => Just(0), 1 => Just(-86_400_000i64)])
+        12 => (presses(12), deadline, backlog, day_shift)
             .prop_map(|(claims, deadline, backlog, day_shift)| Step::Claims { claims, deadline, backlog, day_shift }),
         2 => presses(5).prop_map(Step::Lookup),
         5 => span.prop_map(Step::Clock),
         2 => (template(), -2..2i64).prop_map(|(template, off)| Step::Midnight(template, off)),
-        1 => (template(), prop::sample::select(vec![1u8, 1, 1, 2, 3])).prop_map(|(template, state)| Step::State(template, state)),
+        1 => (template(), state).prop_map(|(template, state)| Step::State(template, state)),
         2 => (template(), 0..3u64, 1..6u64).prop_map(|(template, gap, count)| Step::Restock { template, gap, count }),
         1 => Just(Step::ForgetScripts),
         1 => (0..5usize).prop_map(Step::Trim),
@@ -174,9 +178,11 @@ pub fn all_steps() -> BoxedStrategy<Step> {
     let template = || 0..ZONES.len();
     prop_oneof![
         20 => plain_steps(),
-        1 => (template(), -5_000..5_000i64, 0..100_000i64).prop_map(|(template, from, length)| Step::Window(template, from, from + length)),
+        1 => (template(), -5_000..5_000i64, 0..100_000i64)
+            .prop_map(|(template, from, length)| Step::Window(template, from, from + length)),
         1 => template().prop_map(|template| Step::Window(template, -86_400_000, 86_400_000)),
-        1 => prop::option::of(rules()).prop_map(Step::Reopen),
+        1 => (prop::option::weighted(0.3, rules()), prop::option::of(0..4u32))
+            .prop_map(|(rules, limit)| Step::Reopen(rules, limit)),
         1 => template().prop_map(Step::Free),
     ]
     .boxed()
@@ -252,8 +258,9 @@ impl<'a> World<'a> {
                     self.trimmed = last;
                 }
             }
-            Step::Reopen(rules) => {
+            Step::Reopen(rules, limit) => {
                 self.rules = rules.unwrap_or(self.rules);
+                self.rules = self.rules.map(|rule| QuotaRule { limit: limit.unwrap_or(rule.limit), ..rule });
                 // A clock that is behind opens nothing.
                 self.catch_up();
                 self.close();
@@ -391,7 +398,7 @@ impl<'a> World<'a> {
                 let (user, claim_key_hash, ip, device) = grant.claim.clone();
                 let receipt =
                     Receipt { serial: grant.serial, epoch: entry.id.epoch, acquired: entry.at, claim_key_hash };
-                rows.push(Row { user, receipt, ip, device });
+                rows.push(Row { user: Some(user), receipt, ip, device });
             }
         }
         rows.sort_by_key(|row| row.receipt.serial);

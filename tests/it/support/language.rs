@@ -24,22 +24,20 @@
 //! `day=-24h` (the gateway's day is that of another time), `epoch=1`, `replid=other`.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
-use chrono::DateTime;
 use chrono_tz::Tz;
 use floodgate::claim::engine::{
-    Batch, BatchReply, Claim, Decision, Group, GroupReply, LookupGroup, LookupGroupReply, LookupReply, Mismatch,
+    Batch, BatchReply, Claim, Group, GroupReply, LookupGroup, LookupGroupReply, LookupReply,
 };
 use floodgate::claim::model_engine::{QuotaRule, Terms};
 use floodgate::domain::ids::{CellId, Epoch, Serial, TemplateId};
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
 use floodgate::redis::cell::Identity;
-use floodgate::redis::fault::{Executed, Fault};
 use floodgate::redis::keys::CellKeys;
 
 use super::stage::Stage;
+use super::words::{Words, hash_of, moment, not_executed, outcome, said, span, user};
 
 /// Plays a text from a fresh cell at 2026-06-18 12:00 UTC.
 pub fn play(text: &str, stages: &mut [&mut dyn Stage]) {
@@ -100,12 +98,6 @@ struct Known {
     terms: Terms,
     given: Serial,
     zone: Tz,
-}
-
-/// The words of a line, with what `name=value` says taken out.
-struct Words<'a> {
-    plain: Vec<&'a str>,
-    options: BTreeMap<&'a str, &'a str>,
 }
 
 // === impl Player ===
@@ -271,7 +263,7 @@ impl Player<'_, '_> {
         let reply = self.each(|stage, _| {
             let identity = Identity { epoch, ..stage.identity() };
             let group = LookupGroup { keys: stage.keys().template(id), ..group.clone() };
-            said(stage.lookup(&identity, &[group]))
+            said(stage.lookup(&identity, std::slice::from_ref(&group)))
         });
         match reply {
             Err(fault) => fault,
@@ -406,69 +398,4 @@ impl Player<'_, '_> {
             }
         }
     }
-}
-
-// === impl Words ===
-
-impl<'a> Words<'a> {
-    fn of(line: &'a str) -> Words<'a> {
-        let (options, plain): (Vec<&str>, Vec<&str>) = line.split_whitespace().partition(|word| word.contains('='));
-        Words { plain, options: options.iter().filter_map(|option| option.split_once('=')).collect() }
-    }
-}
-
-fn outcome(decision: &Decision, now: Millis) -> String {
-    match decision {
-        Decision::Granted(serial) => format!("granted {serial}"),
-        Decision::Replayed(held) => format!("replayed {}", held.serial),
-        Decision::UserLimit(held) => {
-            held.iter().fold("user_limit_reached".to_owned(), |text, held| format!("{text} {}", held.serial))
-        }
-        Decision::Quota { scope, until } => match until - now {
-            whole if whole % 1000 == 0 => format!("quota_exceeded {} {}s", scope.word(), whole / 1000),
-            odd => format!("quota_exceeded {} {odd}ms", scope.word()),
-        },
-        Decision::Refused(outcome) => outcome.code().to_owned(),
-    }
-}
-
-fn not_executed(reason: Mismatch) -> String {
-    format!("not_executed {reason:?}").to_lowercase()
-}
-
-/// A fault as a word: its detail differs between stages.
-fn said<T>(result: Result<T, Fault>) -> Result<T, String> {
-    result.map_err(|fault| {
-        let executed = if fault.executed == Executed::No { "not_executed" } else { "unknown" };
-        format!("{executed} {}", fault.kind)
-    })
-}
-
-fn user(name: &str) -> UserRef {
-    UserRef::from_store(name).expect("a user")
-}
-
-fn hash_of(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn moment(text: &str) -> Millis {
-    DateTime::parse_from_rfc3339(text).expect("a time").timestamp_millis()
-}
-
-/// `-90s`, `+1h`, `5ms`, `2d`.
-fn span(text: &str) -> Millis {
-    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '+');
-    let number: Millis = text[..text.len() - unit.len()].parse().unwrap_or_else(|_| panic!("{text} is no time"));
-    number
-        * match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => panic!("{text} has no unit"),
-        }
 }

@@ -57,13 +57,23 @@ pub trait Stage {
     }
 
     /// What is left to compare once all is said: everything but names that must differ.
-    fn state(&mut self) -> (Epoch, bool, Millis, EntryId, Vec<(TemplateId, EntryId)>, Vec<Entry>) {
-        let mut meta = self.meta();
-        meta.marks.sort();
+    fn state(&mut self) -> State {
+        let CellMeta { epoch, open, clock, last, mut marks, backlog, .. } = self.meta();
+        marks.sort();
         let queue = self.queue();
-        assert_eq!(meta.backlog, queue.len() as u64);
-        (meta.epoch, meta.open, meta.clock, meta.last, meta.marks, queue)
+        assert_eq!(backlog, queue.len() as u64);
+        State { epoch, open, clock, last, marks, queue }
     }
+}
+
+#[derive(Debug, PartialEq)]
+pub struct State {
+    epoch: Epoch,
+    open: bool,
+    clock: Millis,
+    last: EntryId,
+    marks: Vec<(TemplateId, EntryId)>,
+    queue: Vec<Entry>,
 }
 
 pub struct ModelStage {
@@ -237,7 +247,11 @@ impl Stage for RedisStage<'_> {
     fn put(&mut self, id: TemplateId, terms: &Terms, ranges: Ranges) {
         let meta = self.meta();
         let template = self.keys.template(id);
-        let mut call = Call::new(Script::TemplatePut, [self.keys.meta(), template.template()].into_iter());
+        let mut names = vec![self.keys.meta(), template.template()];
+        if terms.state == 9 {
+            names.push(template.receipts());
+        }
+        let mut call = Call::new(Script::TemplatePut, names.into_iter());
         call.arg(meta.live_replid).arg(meta.epoch).arg(if meta.open { "1" } else { "0" });
         call.arg(terms.state).arg(terms.revision).arg(terms.generation).arg(terms.starts_at).arg(terms.ends_at);
         call.arg(terms.per_user).arg(terms.per_user_daily).arg(terms.daily).arg(if terms.quotas { "1" } else { "0" });
@@ -304,7 +318,7 @@ impl Stage for RedisStage<'_> {
         }
         call.arg(rows.len());
         for row in rows {
-            call.bytes(row.user.as_bytes()).bytes(&row.receipt.pack());
+            call.bytes(row.user.as_ref().map_or(&[], UserRef::as_bytes)).bytes(&row.receipt.pack());
             for hash in [row.ip, row.device] {
                 match hash {
                     Some(hash) => call.bytes(&hash.to_be_bytes()),

@@ -1,7 +1,7 @@
--- Templates that were ever published, as Redis must have them, with their ranges. $1 id, or null for all.
+-- Templates that were ever published, as a cell must have them, with their ranges. $1 the last id seen, $2 rows
 SELECT t.id, t.status, t.revision, t.redis_revision, t.definition, t.stock_generation, t.freed_at IS NOT NULL AS freed,
     ARRAY(SELECT r.first_serial FROM stock_ranges r WHERE r.template_id = t.id ORDER BY r.first_serial) AS firsts,
     ARRAY(SELECT r.last_serial FROM stock_ranges r WHERE r.template_id = t.id ORDER BY r.first_serial) AS lasts
 FROM coupon_templates t
-WHERE t.status NOT IN ('draft', 'pending_approval', 'approved') AND ($1::integer IS NULL OR t.id = $1)
-ORDER BY t.id
+WHERE t.status NOT IN ('draft', 'pending_approval', 'approved') AND t.id > $1
+ORDER BY t.id LIMIT $2
