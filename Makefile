@@ -20,12 +20,12 @@ install:
 	./scripts/install-deps
 
 test: install toolchain
-	$(CARGO) test --locked
+	$(CARGO) test --locked --workspace
 
 check: toolchain
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 toolchain:
 	@command -v $(CARGO) >/dev/null || \

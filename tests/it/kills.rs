@@ -1,0 +1,146 @@
+//! Kills under load, at the default ack level: whatever dies, no acknowledged claim is lost, none is
+//! granted twice, unknown outcomes resolve, and the sale goes on to the last coupon.
+//!
+//! `KILLS=20` plays that many rounds of each kind instead of two; `SEED=n` repeats a run's rounds.
+//! The moment of a kill depends on the machine, too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodgate::demo::redis_server::RedisOptions;
+use floodgate_loadtest::client;
+use floodgate_loadtest::journal::Journal;
+use floodgate_loadtest::plan::{Plan, mix, seed_of_now};
+use serde_json::json;
+
+use super::sale::{agree, settings};
+use super::support::app::{TestApp, coupons};
+
+const STOCK: i64 = 3_000;
+const CLAIMS: u64 = 12_000;
+const USERS: u32 = 2_500;
+/// Added when all is sold.
+const MORE: i64 = 200;
+
+const GATEWAYS: [usize; 2] = [0, 1];
+const FLUSHER: usize = 2;
+
+/// How long what was killed stays away, at most.
+const AWAY_MAX_MS: u64 = 300;
+
+async fn shop(name: &str) -> TestApp {
+    let plan = TestApp::plan(name).redis(RedisOptions::default()).own_postgres();
+    plan.process("gateway").process("gateway").process("flusher,worker").start().await
+}
+
+/// Rounds of one kind: a sale each, with a kill at a random moment of it.
+async fn rounds(name: &str, strike: impl AsyncFn(&mut TestApp, u64)) {
+    let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = number("SEED").unwrap_or_else(seed_of_now);
+    let mut app = shop(name).await;
+    for round in 0..number("KILLS").unwrap_or(2) {
+        let chance = mix(seed.wrapping_add(round));
+        println!("{name}, round {round}: SEED={seed}");
+        one_round(&mut app, chance, &strike).await;
+    }
+    app.stop().await;
+}
+
+async fn one_round(app: &mut TestApp, chance: u64, strike: &impl AsyncFn(&mut TestApp, u64)) {
+    let mut definition = coupons(STOCK);
+    definition["limits"] = json!({"per_user": 2});
+    let id = app.publish(definition).await;
+    let plan = Plan {
+        seed: chance,
+        keys_per_user: 3,
+        keyless: 30,
+        double_clicks: 50,
+        ..Plan::new(id.try_into().unwrap(), USERS, CLAIMS)
+    };
+    let journal = Arc::new(Journal::in_memory());
+    let load = client::start(plan, settings(app, &GATEWAYS, 48), journal.clone());
+    // While there is still something to sell: beyond two thirds it is refusals and replays.
+    let moment = CLAIMS / 50 + mix(chance) % (CLAIMS / 2);
+    while load.decided() < moment {
+        assert!(!load.is_over(), "the load ended before the kill");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    strike(app, chance).await;
+    let struck = load.decided();
+    let summary = load.finish().await.unwrap();
+    let (rate, requests, outcomes) = (summary.rate(), summary.requests, &summary.outcomes);
+    println!(
+        "killed after {moment} claims, back after {struck}: {outcomes:?}, {requests} requests, {rate:.0} claims/s"
+    );
+    assert_eq!(summary.given_up, 0, "{summary:?}");
+    agree(app, &journal.record()).await;
+    assert_eq!(app.rows(id).await.len() as i64, STOCK, "sold to the last coupon");
+    sell_more(app, id, &journal).await;
+}
+
+/// The sale goes on: stock that is added afterwards is sold, too.
+async fn sell_more(app: &mut TestApp, id: i64, journal: &Arc<Journal>) {
+    for number in [GATEWAYS[0], GATEWAYS[1], FLUSHER] {
+        app.ready(number).await;
+    }
+    app.add_stock(id, MORE).await;
+    let mut sold = 0;
+    // The latch of "sold out" may be late, but not for ever.
+    for again in 0..50 {
+        let prefix = format!("late-{again}-");
+        let plan = Plan { prefix, ..Plan::new(id.try_into().unwrap(), 10_000, MORE as u64) };
+        let summary = client::start(plan, settings(app, &GATEWAYS, 16), journal.clone()).finish().await.unwrap();
+        sold += summary.count("granted") as i64;
+        if sold >= MORE {
+            break;
+        }
+    }
+    assert_eq!(sold, MORE, "the added stock is sold");
+    agree(app, &journal.record()).await;
+}
+
+/// The time that a dead process stays dead: part of the fault, not of the test.
+async fn stay_away(chance: u64) {
+    tokio::time::sleep(Duration::from_millis(mix(chance ^ 1) % AWAY_MAX_MS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_killed() {
+    rounds("kill-gateway", async |app, chance| {
+        let victim = GATEWAYS[(chance % 2) as usize];
+        app.kill9(victim);
+        stay_away(chance).await;
+        app.restart_unready(victim).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_flusher_is_killed() {
+    rounds("kill-flusher", async |app, chance| {
+        app.kill9(FLUSHER);
+        stay_away(chance).await;
+        app.restart_unready(FLUSHER).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_killed() {
+    rounds("kill-redis", async |app, chance| {
+        app.kill_redis();
+        stay_away(chance).await;
+        app.start_redis().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_is_stopped_at_once() {
+    rounds("kill-postgres", async |app, chance| {
+        app.kill_postgres();
+        stay_away(chance).await;
+        app.start_postgres().await;
+    })
+    .await;
+}
