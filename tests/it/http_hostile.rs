@@ -113,8 +113,12 @@ impl Hostile {
 
     /// The bytes with path and head filled in.
     fn fill(&self, bytes: &[u8]) -> Vec<u8> {
+        self.fill_for("u-hostile", bytes)
+    }
+
+    fn fill_for(&self, user: &str, bytes: &[u8]) -> Vec<u8> {
         let path = format!("/v1/templates/{}/claims", self.template);
-        let head = format!("host: a\r\nauthorization: Bearer {}\r\n", self.app.token("u-hostile"));
+        let head = format!("host: a\r\nauthorization: Bearer {}\r\n", self.app.token(user));
         let mut filled = Vec::with_capacity(bytes.len() + 1024);
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -153,7 +157,8 @@ async fn what_is_malformed_is_refused_or_cut_off() {
     let mut hostile = Hostile::new(short("hostile-malformed")).await;
     let mut tasks = JoinSet::new();
     for (name, bytes) in malformed() {
-        let bytes = hostile.fill(&bytes);
+        // A row would name the case.
+        let bytes = hostile.fill_for(&name.replace(' ', "-"), &bytes);
         for address in hostile.both() {
             let bytes = bytes.clone();
             tasks.spawn(async move {
@@ -183,7 +188,7 @@ async fn what_is_malformed_is_refused_or_cut_off() {
 #[tokio::test]
 async fn what_is_odd_but_well_formed_is_answered() {
     let mut hostile = Hostile::new(short("hostile-odd")).await;
-    let cases: [(&str, &str, &[u16]); 10] = [
+    let cases: [(&str, &str, &[u16]); 12] = [
         ("absolute form", "GET http://elsewhere/livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", &[404]),
         ("HTTP/1.0 without Host", "GET /v1/claim-center HTTP/1.0\r\n\r\n", &[401]),
         ("HEAD", "HEAD /v1/claim-center HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", &[401]),
@@ -202,6 +207,9 @@ async fn what_is_odd_but_well_formed_is_answered() {
             "GET /a HTTP/1.1\r\nhost: a\r\n\r\nGET /b HTTP/1.1\nhost: a\r\n\r\nGET /c HTTP/1.1\r\nhost: a\r\n\r\n",
             &[],
         ),
+        // An answer does not wait for the next request, nor is it lost when the connection ends.
+        ("half a request behind it", "GET /a HTTP/1.1\r\nhost: a\r\n\r\nGET /b HT", &[404]),
+        ("a line behind it", "GET /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n\r\n", &[404]),
         (
             "a chunked body, and more behind it",
             "POST {T} HTTP/1.1\r\n{A}transfer-encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\nGET /c HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -278,8 +286,9 @@ async fn who_stalls_is_cut_off_in_time() {
                 let mut answer = Vec::new();
                 let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
                 assert!(end.is_ok(), "{name} at {address}: still open");
-                assert!(begun.elapsed() > Duration::from_millis(700), "{name}: cut off after {:?}", begun.elapsed());
-                let told = statuses(&answer);
+                let (told, took) = (statuses(&answer), begun.elapsed());
+                // The internal listener has no claims, and says so at once.
+                assert!(took > Duration::from_millis(700) || told == [404], "{name}: cut off after {took:?}");
                 let expected: &[&[u16]] = match name {
                     "half a body" => &[&[408], &[404], &[405]],
                     "an idle connection" => &[&[404], &[401]],
