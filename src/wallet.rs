@@ -75,8 +75,9 @@ pub async fn page(
         )
         .await
         .map_err(crate::pg::PgFault::from)?;
-    for row in rows {
-        coupons.push(Coupon {
+    let stored: Vec<Coupon> = rows
+        .iter()
+        .map(|row| Coupon {
             template: TemplateId(row.get::<_, i32>(0) as u32),
             serial: row.get::<_, i64>(1) as Serial,
             epoch: row.get::<_, i32>(2) as Epoch,
@@ -85,8 +86,11 @@ pub async fn page(
             acquired: row.get(5),
             valid_from: row.get(6),
             expires: row.get(7),
-        });
-    }
+        })
+        .collect();
+    // What was stored between the two looks was seen by both.
+    coupons.retain(|pending| !stored.iter().any(|row| row.grant() == pending.grant()));
+    coupons.extend(stored);
     coupons.sort_by_key(|coupon| std::cmp::Reverse(coupon.place()));
     let more = coupons.len() > limit;
     coupons.truncate(limit);
@@ -100,7 +104,15 @@ pub async fn by_code(app: &App, user: &UserRef, code: &str) -> Result<Coupon, Pr
     let not_found = || Problem::new("coupon_not_found", "there is no coupon of this code in the wallet");
     let name = app.code_key.decode(code).ok_or_else(not_found)?;
     let CouponName { template, serial, epoch, gift } = name;
-    match fate(&app.pg, app.cell, template, serial, epoch).await? {
+    let mut found = fate(&app.pg, app.cell, template, serial, epoch).await?;
+    if matches!(found, Fate::Pending) {
+        if let Some(coupon) = unflushed(app, user).await?.into_iter().find(|coupon| coupon.name() == name) {
+            return Ok(coupon);
+        }
+        // Stored between the two looks, or another's.
+        found = fate(&app.pg, app.cell, template, serial, epoch).await?;
+    }
+    match found {
         Fate::Stored(row) if row.user == *user && row.gift_generation == i16::from(gift) => Ok(Coupon {
             template,
             serial,
@@ -111,27 +123,7 @@ pub async fn by_code(app: &App, user: &UserRef, code: &str) -> Result<Coupon, Pr
             valid_from: row.valid_from,
             expires: row.expires,
         }),
-        Fate::Stored(_) => Err(not_found()),
-        Fate::Pending => {
-            let pending = unflushed(app, user).await?;
-            match pending.into_iter().find(|coupon| coupon.name() == name) {
-                Some(coupon) => Ok(coupon),
-                // Stored between the two looks, or another's.
-                None => match fate(&app.pg, app.cell, template, serial, epoch).await? {
-                    Fate::Stored(row) if row.user == *user => Ok(Coupon {
-                        template,
-                        serial,
-                        epoch,
-                        gift,
-                        status: CouponStatus::of(row.status, row.expires <= crate::clock::now_ms()),
-                        acquired: row.acquired,
-                        valid_from: row.valid_from,
-                        expires: row.expires,
-                    }),
-                    _ => Err(not_found()),
-                },
-            }
-        }
+        Fate::Stored(_) | Fate::Pending => Err(not_found()),
         Fate::Lost => Err(Problem::of(
             ClaimOutcome::ClaimLost,
             "this coupon was granted, but a failover lost it before it was stored; claim again",
@@ -213,6 +205,11 @@ fn parse_cursor(cursor: &str) -> Result<Place, Problem> {
 impl Coupon {
     fn place(&self) -> Place {
         (self.acquired, self.template.0, self.serial)
+    }
+
+    /// What a grant and its row have in common, whoever holds the coupon now.
+    fn grant(&self) -> (TemplateId, Serial, Epoch) {
+        (self.template, self.serial, self.epoch)
     }
 
     fn name(&self) -> CouponName {
