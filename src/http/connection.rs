@@ -84,8 +84,9 @@ async fn speaks_h2(stream: &TcpStream) -> Option<bool> {
 fn h1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     // The library's own bound of 100 header lines stands: another one would cost an allocation a request.
-    // Idle connections and slow heads are ended by the guard's sweep, at no cost a request.
-    builder.max_buf_size(HEAD_BYTES_MAX).half_close(false).pipeline_flush(true);
+    // Idle connections and slow heads are ended by the guard's sweep, at no cost a request. No
+    // `pipeline_flush`: it keeps an answer back while further bytes wait, and drops it on a close.
+    builder.max_buf_size(HEAD_BYTES_MAX).half_close(false).writev(false);
     builder
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request as HttpRequest, Version};
 use tokio::runtime::Handle;
@@ -222,13 +222,8 @@ fn check_head(head: &Parts) -> Result<(), Problem> {
     if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
         return invalid("send exactly one Host header");
     }
-    if head.version < Version::HTTP_2 && head.headers.contains_key(TRANSFER_ENCODING) {
-        if head.headers.contains_key(CONTENT_LENGTH) {
-            return invalid("send Content-Length or Transfer-Encoding, not both");
-        }
-        if head.version == Version::HTTP_10 {
-            return invalid("HTTP/1.0 knows no Transfer-Encoding");
-        }
+    if head.version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
+        return invalid("HTTP/1.0 knows no Transfer-Encoding");
     }
     Ok(())
 }
