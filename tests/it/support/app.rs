@@ -273,6 +273,15 @@ impl TestApp {
         }
     }
 
+    /// Processes that were started, running or not.
+    pub fn processes(&self) -> usize {
+        self.gateways.len()
+    }
+
+    pub fn is_running(&self, number: usize) -> bool {
+        self.gateways[number].child.is_some()
+    }
+
     pub fn pid(&self, number: usize) -> u32 {
         self.gateways[number].child.as_ref().expect("a running process").pid()
     }
@@ -345,6 +354,10 @@ impl TestApp {
     pub fn kill_postgres(&mut self) {
         let Postgres::Own { server, .. } = &mut self.postgres else { panic!("a shared PostgreSQL is not killed") };
         server.take().expect("a running PostgreSQL").kill_immediate();
+    }
+
+    pub fn postgres_runs(&self) -> bool {
+        !matches!(self.postgres, Postgres::Own { server: None, .. })
     }
 
     pub async fn start_postgres(&mut self) {
