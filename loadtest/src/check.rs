@@ -27,6 +27,7 @@ use floodgate::config::Config;
 use floodgate::domain::code::CodeKey;
 use floodgate::domain::ids::CellId;
 use floodgate::domain::user::UserCodec;
+use floodgate::domain::window::Millis;
 use floodgate::hashing::Hashing;
 use floodgate::pg::{Pg, migrate};
 use floodgate::redis::client::Redis;
@@ -81,6 +82,9 @@ struct World<'a> {
     stores: &'a Stores,
     lens: &'a Lens,
 }
+
+/// The clocks of client and Redis: the client must run where they agree.
+const CLOCKS_DIFFER_MS: Millis = 20;
 
 const CELL: CellId = CellId(0);
 

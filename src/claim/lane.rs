@@ -4,6 +4,7 @@
 //! while this one is at Redis. A lane answers every claim that it accepted, and says only what is
 //! certain: a batch whose outcome is unknown is looked up once its deadline has passed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -378,9 +379,13 @@ fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryI
     for (bundle, reply) in bundles.into_iter().zip(replies) {
         match reply {
             LookupGroupReply::Found(receipts) => {
+                // The same claim key may stand in a batch twice: only its first claim was the grant.
+                let mut told = HashSet::new();
                 for (answer, receipt) in bundle.answers.into_iter().zip(receipts) {
                     let _ = answer.send(match receipt {
-                        Some(held) if held.acquired < asked => Answer::Replayed { held, last },
+                        Some(held) if held.acquired < asked || !told.insert(held.serial) => {
+                            Answer::Replayed { held, last }
+                        }
                         Some(held) => Answer::Granted { held, entry: last },
                         None => Answer::Refused(ClaimOutcome::Unavailable),
                     });
@@ -399,5 +404,47 @@ fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryI
 fn refuse_all(bundles: Vec<Bundle>, outcome: ClaimOutcome) {
     for answer in bundles.into_iter().flat_map(|bundle| bundle.answers) {
         let _ = answer.send(Answer::Refused(outcome));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::TemplateId;
+    use crate::domain::template::{Definition, Status};
+
+    fn live() -> Arc<LiveTemplate> {
+        let definition = serde_json::json!({
+            "name": "t", "kind": "cash_voucher", "value": {"amount": "5.00"}, "timezone": "UTC", "stock": {"total": 9},
+            "claim_window": {"starts_at": "2020-01-01T00:00:00Z", "ends_at": "2100-01-01T00:00:00Z"},
+            "validity": {"type": "relative", "days": 7},
+        });
+        Arc::new(LiveTemplate {
+            id: TemplateId(1),
+            definition: Definition::from_store(&definition).unwrap(),
+            status: Status::Published,
+            revision: 1,
+            stock_generation: 1,
+            freed: false,
+            latch: Arc::default(),
+        })
+    }
+
+    #[test]
+    fn after_an_unknown_outcome_a_claim_key_is_granted_once_and_then_replayed() {
+        let (answers, answered): (Vec<_>, Vec<_>) = (0..4).map(|_| oneshot::channel()).unzip();
+        let keys = CellKeys::new(crate::domain::ids::CellId(0)).template(TemplateId(1));
+        let day = Day { start: 0, end: 0 };
+        let group = Group { template: TemplateId(1), keys, quotas: false, day, claims: Vec::new() };
+        let bundle = Bundle { template: live(), group, answers };
+        let held = |serial, acquired| Some(Held { serial, epoch: 1, acquired });
+        // Granted before; twice in the batch that had no answer; not granted.
+        let found = LookupGroupReply::Found(vec![held(1, 99), held(2, 100), held(2, 100), None]);
+        settle_all(vec![bundle], vec![found], EntryId::new(1, 5), 100);
+        let told: Vec<Answer> = answered.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect();
+        assert!(matches!(told[0], Answer::Replayed { held: Held { serial: 1, .. }, .. }), "{told:?}");
+        assert!(matches!(told[1], Answer::Granted { held: Held { serial: 2, .. }, .. }), "{told:?}");
+        assert!(matches!(told[2], Answer::Replayed { held: Held { serial: 2, .. }, .. }), "{told:?}");
+        assert!(matches!(told[3], Answer::Refused(ClaimOutcome::Unavailable)), "{told:?}");
     }
 }

@@ -4,6 +4,7 @@
 //! `KILLS=20` plays that many rounds of each kind instead of two; `SEED=n` repeats a run's rounds.
 //! The moment of a kill depends on the machine, too.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,18 +25,22 @@ const MORE: i64 = 200;
 
 const GATEWAYS: [usize; 2] = [0, 1];
 const FLUSHER: usize = 2;
+const SECOND_FLUSHER: usize = 3;
 
 /// How long what was killed stays away, at most.
 const AWAY_MAX_MS: u64 = 300;
 
 async fn shop(name: &str) -> TestApp {
     let plan = TestApp::plan(name).redis(RedisOptions::default()).own_postgres();
-    plan.process("gateway").process("gateway").process("flusher,worker").start().await
+    plan.process("gateway").process("gateway").process("flusher,worker").process("flusher").start().await
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
 }
 
 /// Rounds of one kind: a sale each, with a kill at a random moment of it.
 async fn rounds(name: &str, strike: impl AsyncFn(&mut TestApp, u64)) {
-    let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("SEED").unwrap_or_else(seed_of_now);
     let mut app = shop(name).await;
     for round in 0..number("KILLS").unwrap_or(2) {
@@ -80,7 +85,7 @@ async fn one_round(app: &mut TestApp, chance: u64, strike: &impl AsyncFn(&mut Te
 
 /// The sale goes on: stock that is added afterwards is sold, too.
 async fn sell_more(app: &mut TestApp, id: i64, journal: &Arc<Journal>) {
-    for number in [GATEWAYS[0], GATEWAYS[1], FLUSHER] {
+    for number in 0..app.processes() {
         app.ready(number).await;
     }
     app.add_stock(id, MORE).await;
@@ -118,9 +123,12 @@ async fn a_gateway_is_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_flusher_is_killed() {
     rounds("kill-flusher", async |app, chance| {
+        // One of the two owns the cell, and nobody knows which.
         app.kill9(FLUSHER);
+        app.kill9(SECOND_FLUSHER);
         stay_away(chance).await;
         app.restart_unready(FLUSHER).await;
+        app.restart_unready(SECOND_FLUSHER).await;
     })
     .await;
 }
@@ -143,4 +151,95 @@ async fn postgres_is_stopped_at_once() {
         app.start_postgres().await;
     })
     .await;
+}
+
+/// One after the other, and at once: processes and stores, of one sale. A second flusher waits for the
+/// first one's death, and one that was only stopped must find that it is no flusher any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_killed() {
+    rounds("kill-everything", async |app, chance| {
+        for blow in 0..4 {
+            let chance = mix(chance ^ blow << 8);
+            match chance >> 32 & 7 {
+                0 | 1 => app.kill9(GATEWAYS[(chance % 2) as usize]),
+                2 => app.kill9(FLUSHER),
+                3 => app.kill9(SECOND_FLUSHER),
+                4 if app.is_running(FLUSHER) => app.signal(FLUSHER, libc::SIGSTOP),
+                5 if app.postgres_runs() => app.kill_postgres(),
+                6 | 7 if app.redis.is_some() => app.kill_redis(),
+                _ => {}
+            }
+            stay_away(chance).await;
+            // Half of the blows fall while the last one is not mended.
+            if chance >> 40 & 1 == 0 {
+                mend(app).await;
+            }
+        }
+        mend(app).await;
+    })
+    .await;
+}
+
+/// Starts again whatever is dead.
+async fn mend(app: &mut TestApp) {
+    if app.redis.is_none() {
+        app.start_redis().await;
+    }
+    if !app.postgres_runs() {
+        app.start_postgres().await;
+    }
+    for number in 0..app.processes() {
+        match app.is_running(number) {
+            true => app.signal(number, libc::SIGCONT),
+            false => app.restart_unready(number).await,
+        }
+    }
+}
+
+/// What a failover does: Redis comes back as it was some time ago. Claims acknowledged at `redis` may be
+/// lost by it; those at `postgres` never are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_comes_back_with_less_than_it_acknowledged() {
+    let seed = seed_of_now();
+    println!("set-back: SEED={seed}");
+    let mut app = shop("set-back").await;
+    for round in 0..number("KILLS").unwrap_or(2) {
+        let chance = mix(number("SEED").unwrap_or(seed).wrapping_add(round));
+        let mut definition = coupons(100_000);
+        definition["ack"] = json!("postgres");
+        let id = app.publish(definition).await;
+        let plan = Plan { seed: chance, double_clicks: 50, ..Plan::new(id.try_into().unwrap(), 6_000, CLAIMS) };
+        let journal = Arc::new(Journal::in_memory());
+        let load = client::start(plan, settings(&app, &GATEWAYS, 200), journal.clone());
+        let reached = async |claims: u64| {
+            while load.decided() < claims && !load.is_over() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        reached(CLAIMS / 20 + mix(chance) % (CLAIMS / 4)).await;
+        let copy = app.folder().join(format!("then-{round}"));
+        copy_files(&app.redis_folder().join("appendonlydir"), &copy);
+        let then = load.decided();
+        reached(then + mix(chance ^ 1) % (CLAIMS / 4)).await;
+        assert!(!load.is_over(), "the load ended before the kill");
+        app.kill_redis();
+        let lost = load.decided() - then;
+        std::fs::remove_dir_all(app.redis_folder().join("appendonlydir")).unwrap();
+        copy_files(&copy, &app.redis_folder().join("appendonlydir"));
+        app.start_redis().await;
+        let summary = load.finish().await.unwrap();
+        println!("set back by {lost} claims: {:?}, {} requests", summary.outcomes, summary.requests);
+        assert_eq!(summary.given_up, 0, "{summary:?}");
+        agree(&app, &journal.record()).await;
+    }
+    app.stop().await;
+}
+
+/// The files of a folder as they are at this moment; the last line may be torn.
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
 }

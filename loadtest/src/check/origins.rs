@@ -3,9 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use floodgate::domain::window::Millis;
+
 use super::claims::{Claim, Name};
 use super::stores::Grant;
-use super::{Difference, Equation, World};
+use super::{CLOCKS_DIFFER_MS, Difference, Equation, World};
 use crate::journal::{Exchange, Outcome};
 
 /// Refusals that may stand before the look for a replay: they say nothing of the claim key.
@@ -19,8 +21,12 @@ pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
     }
     let stored = stored(world);
     for claim in &world.claims.all {
+        let grant = stored.get(&claim.name()).and_then(|grants| grants.first());
         one_answer(claim, &mut say);
-        resolved(world, claim, stored.get(&claim.name()).is_some_and(|rows| !rows.is_empty()), &mut say);
+        resolved(world, claim, grant.is_some(), &mut say);
+        if let Some(grant) = grant {
+            explained(claim, grant, &mut say);
+        }
     }
     for ((template, user, _), rows) in &stored {
         if rows.len() > 1 {
@@ -91,6 +97,26 @@ fn resolved(world: &World<'_>, claim: &Claim<'_>, is_stored: bool, say: &mut imp
         let word = refused.outcome().map_or("", Outcome::word);
         let detail = format!("request {} was told {word} after the grant: {}", refused.request.seq, claim.shown());
         say("refused_though_granted", detail);
+    }
+}
+
+/// A grant was made during a request that was told so, or that was told nothing: `unavailable` means
+/// that nothing was granted, and who was told so must not have been.
+fn explained(claim: &Claim<'_>, grant: &Grant, say: &mut impl FnMut(&'static str, String)) {
+    let explains = |exchange: &&Exchange| {
+        let until = match (&exchange.answer, exchange.outcome()) {
+            (Some(answer), Some(Outcome::Coupon { .. })) => answer.at + CLOCKS_DIFFER_MS,
+            // What was not answered may be executed later.
+            _ if exchange.is_unknown() => Millis::MAX,
+            _ => return false,
+        };
+        (exchange.request.at - CLOCKS_DIFFER_MS..=until).contains(&grant.acquired)
+    };
+    let told = claim.coupons().next().is_some() || claim.exchanges.iter().any(|exchange| exchange.is_unknown());
+    if told && !claim.exchanges.iter().copied().any(|exchange| explains(&exchange)) {
+        let (serial, acquired) = (grant.serial, grant.acquired);
+        let detail = format!("serial {serial}, acquired {acquired} ms, in no request that may have been granted: ");
+        say("granted_while_refused", detail + &claim.shown());
     }
 }
 

@@ -6,15 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use floodgate::domain::window::Millis;
 
 use super::stores::Template;
-use super::{Difference, Equation, World};
+use super::{CLOCKS_DIFFER_MS, Difference, Equation, World};
 use crate::journal::Exchange;
 
 /// Gaps that are named one by one.
 const GAPS_SHOWN: usize = 10;
 /// Added stock reaches Redis, and ends every gateway's latch, within this time.
 const LATCH_LATE_MS: Millis = 1000;
-/// The clocks of client and Redis: the client must run where they agree.
-const CLOCKS_DIFFER_MS: Millis = 20;
 
 pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
     let mut say = |kind, detail: String| found.push(Difference::new(Equation::Stock, kind, detail));

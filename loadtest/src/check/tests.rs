@@ -109,7 +109,7 @@ impl Small {
             epoch: 2,
             user: self.reference(user),
             claim_key_hash: self.lens.hashing.claim_key(key),
-            acquired: NOON + serial as Millis,
+            acquired: acquired(serial),
         }
     }
 
@@ -122,7 +122,7 @@ impl Small {
     }
 
     fn coupon(&self, serial: u64) -> Coupon {
-        let acquired = NOON + serial as Millis;
+        let acquired = acquired(serial);
         let name = CouponName { template: TemplateId(7), serial, epoch: 2, gift: 0 };
         let time = |at| Box::from(rfc3339(ZONE, at));
         Coupon {
@@ -158,6 +158,11 @@ impl Small {
     fn kinds(&self) -> Vec<&'static str> {
         compare(&self.record, &self.stores, &self.lens).iter().map(|difference| difference.kind).collect()
     }
+}
+
+/// While the request that was given the serial was under way.
+fn acquired(serial: u64) -> Millis {
+    NOON + [0, 105, 305, 505, 805][serial as usize]
 }
 
 fn refused(status: u16, code: &str) -> Outcome {
@@ -288,6 +293,10 @@ fn grants_of_unclear_origin() {
     assert_eq!(lost(vec![unknown(), refused(410, "ended")], "k-5"), ["refused_though_granted"]);
     let again = after(|small| small.say("u-1", "k-1", refused(410, "ended")));
     assert_eq!(again, ["refused_though_granted"]);
+    let told_nothing = after(|small| {
+        small.record.exchanges[0].answer.as_mut().unwrap().outcome = refused(503, "unavailable");
+    });
+    assert_eq!(told_nothing, ["granted_while_refused"]);
     let other = after(|small| {
         let coupon = Coupon { expires_at: "2030-01-01T00:00:00Z".into(), ..small.coupon(1) };
         small.say("u-1", "k-1", Outcome::Coupon { replayed: true, claim_key: "k-1".into(), coupon });

@@ -247,6 +247,20 @@ impl TestApp {
         }
     }
 
+    /// The settings of the processes, on these stores.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Processes that were started, running or not.
+    pub fn processes(&self) -> usize {
+        self.gateways.len()
+    }
+
+    pub fn is_running(&self, number: usize) -> bool {
+        self.gateways[number].child.is_some()
+    }
+
     pub fn pid(&self, number: usize) -> u32 {
         self.gateways[number].child.as_ref().expect("a running process").pid()
     }

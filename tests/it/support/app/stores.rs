@@ -56,6 +56,10 @@ impl TestApp {
         server.take().expect("a running PostgreSQL").kill_immediate();
     }
 
+    pub fn postgres_runs(&self) -> bool {
+        !matches!(self.postgres, Postgres::Own { server: None, .. })
+    }
+
     pub async fn start_postgres(&mut self) {
         let Postgres::Own { server, folder } = &mut self.postgres else { panic!("PostgreSQL is shared") };
         *server = Some(Box::new(PostgresServer::start(folder, &quick()).await.unwrap()));
