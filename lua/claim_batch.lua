@@ -8,7 +8,7 @@
 --
 -- KEYS  1 meta, 2 queue, 3-8 quota hashes (user, IP, device: even, odd),
 --       then for each template: its hash, its receipts
--- ARGV  1 replid, 2 epoch, 3 deadline in ms, 4 most entries on the queue, 5 templates,
+-- ARGV  1 replid, 2 epoch, 3 deadline in ms, 4 grants on the queue from which it is full, 5 templates,
 --       6 claims under quotas; then for each template: its mark ("d:<id>"), its id (4 bytes),
 --       number of claims, start and end of the local day in ms;
 --       then for each claim its user; for each its claim record; for each under quotas its IP
@@ -28,7 +28,7 @@
 local call, sub, pack, char = redis.call, string.sub, struct.pack, string.char
 
 local meta = call('HMGET', KEYS[1], 'epoch', 'open', 'replid', 'clock', 'last',
-  'ul', 'uw', 'up', 'il', 'iw', 'ip', 'dl', 'dw', 'dp')
+  'ul', 'uw', 'up', 'il', 'iw', 'ip', 'dl', 'dw', 'dp', 'queued')
 local wrong = mismatch(meta[1], meta[2], meta[3])
 if wrong then return { 0, wrong } end
 local now = clock(meta[4])
@@ -36,7 +36,8 @@ if not now then return { 0, 'clock' } end
 if now >= tonumber(ARGV[3]) then return { 0, 'deadline', now } end
 
 local templates, under_quota = tonumber(ARGV[5]), tonumber(ARGV[6])
-local full = call('XLEN', KEYS[2]) >= tonumber(ARGV[4])
+local queued = tonumber(meta[15]) or 0
+local full = queued >= tonumber(ARGV[4])
 
 local claims = 0
 for g = 1, templates do claims = claims + tonumber(ARGV[6 + 5 * g - 2]) end
@@ -187,11 +188,14 @@ if #granted_in == 0 then return { 1, now, meta[5] or '', '', unpack(replies) } e
 local entry = call('XADD', KEYS[2], ARGV[2] .. '-*', 'g', table.concat(payload))
 local fields = { 'clock', string.format('%.0f', now), 'last', entry }
 for _, group in ipairs(granted_in) do
+  queued = queued + #group[5] / 2
   fields[#fields + 1] = group[1]
   fields[#fields + 1] = entry
   call('HSET', group[3], unpack(group[5]))
   call('HSET', group[2], unpack(group[4]))
 end
+fields[#fields + 1] = 'queued'
+fields[#fields + 1] = string.format('%.0f', queued)
 if quotas then
   for s, name in ipairs({ 'up', 'ip', 'dp' }) do
     if quota_write(quotas[s]) then

@@ -12,6 +12,7 @@ use crate::claim::doubt::Doubts;
 use crate::claim::lane::{LaneHandle, LaneShared};
 use crate::claim::lookup::LookupHandle;
 use crate::claim::redis_engine::RedisEngine;
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::domain::code::CodeKey;
 use crate::domain::ids::CellId;
@@ -116,6 +117,10 @@ impl App {
     pub fn report(&self) {
         let snapshot = self.snapshot.load();
         metrics().snapshot_templates.set(snapshot.templates.len() as f64);
+        let checked_at = snapshot.checked_at.load(Ordering::Relaxed);
+        if checked_at > 0 {
+            metrics().snapshot_age_seconds.set((now_ms() - checked_at) as f64 / 1000.0);
+        }
         metrics().postgres_pool_busy.set(f64::from(self.pg.pool_status().0));
         metrics().redis_pool_busy.set(self.redis.pool_status().0 as f64);
         self.throttles.report();

@@ -159,7 +159,7 @@ pub struct Claim {
     pub batch_max: usize,
     pub lane_max: usize,
     pub wait_max_ms: u64,
-    pub backlog_entries_max: u64,
+    pub backlog_grants_max: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -276,7 +276,7 @@ impl Config {
             self.claim.wait_max_ms < self.claim.deadline_ms,
             "claim.wait_max_ms must be less than claim.deadline_ms",
         );
-        demand(self.claim.backlog_entries_max >= 100, "claim.backlog_entries_max must be at least 100");
+        demand(self.claim.backlog_grants_max >= 100, "claim.backlog_grants_max must be at least 100");
         demand(
             (1..=limits::FLUSH_ROWS_MAX).contains(&self.flusher.rows_max),
             &format!("flusher.rows_max must be 1 to {}", limits::FLUSH_ROWS_MAX),
@@ -319,6 +319,11 @@ impl Config {
             (1024..=limits::THROTTLE_KEYS_MAX).contains(&self.throttle.keys_max),
             &format!("throttle.keys_max must be 1024 to {}", limits::THROTTLE_KEYS_MAX),
         );
+    }
+
+    /// Which installation these settings belong to, for a cell's meta: the code key's fingerprint.
+    pub fn install_name(&self) -> String {
+        format!("{:016x}", self.code_key().fingerprint())
     }
 
     /// The code key. Checked when the settings were built.

@@ -109,7 +109,9 @@ metrics_table! {
     ack_waiting: Gauge "floodgate_ack_waiting",
     /// Entries on the grant queue.
     backlog_entries: Gauge "floodgate_backlog_entries",
-    /// Age in seconds of the oldest entry on the grant queue.
+    /// Grants on the queue: at claim.backlog_grants_max claims are refused.
+    backlog_grants: Gauge "floodgate_backlog_grants",
+    /// Age in seconds of the oldest grant on the queue: how far the watermark lags behind.
     backlog_age_seconds: Gauge "floodgate_backlog_age_seconds",
     /// Rows that the flusher committed.
     flush_rows: Counter "floodgate_flush_rows_total",
@@ -117,7 +119,7 @@ metrics_table! {
     flush_batch_rows: Histogram "floodgate_flush_batch_rows",
     /// Time of one transaction of the flusher.
     flush_seconds: Histogram "floodgate_flush_seconds",
-    /// Milliseconds between the newest entry that was stored and the time of its commit.
+    /// Age in seconds of the oldest grant that the watermark has not passed; the same as the backlog's age.
     watermark_lag_seconds: Gauge "floodgate_watermark_lag_seconds",
     /// 1 while this process is the flusher of the cell.
     flusher_active: Gauge "floodgate_flusher_active",

@@ -92,6 +92,9 @@ pub async fn watch(cell: Arc<Cell>, mut engine: impl Engine) {
     loop {
         let known = cell.identity();
         let looked = tokio::time::timeout(LOOK_MAX, engine.meta()).await.unwrap_or_else(|_| Err(Fault::timeout()));
+        if let Ok(meta) = &looked {
+            report_backlog(meta);
+        }
         match looked {
             Ok(meta) if known.is_some() && Identity::of(&meta).as_ref() == known.as_deref() => cell.see_clock(meta.now),
             Ok(meta) => {
@@ -107,4 +110,13 @@ pub async fn watch(cell: Arc<Cell>, mut engine: impl Engine) {
         }
         tokio::time::sleep(if cell.identity().is_some() { WATCH_PAUSE } else { ADOPT_PAUSE }).await;
     }
+}
+
+/// The backlog as every process sees it, so that it shows while no flusher can work.
+fn report_backlog(meta: &CellMeta) {
+    let age = meta.oldest.map_or(0, |oldest| (meta.now - oldest).max(0)) as f64 / 1000.0;
+    metrics().backlog_entries.set(meta.backlog as f64);
+    metrics().backlog_grants.set(meta.queued as f64);
+    metrics().backlog_age_seconds.set(age);
+    metrics().watermark_lag_seconds.set(age);
 }

@@ -35,7 +35,7 @@ pub struct Group {
 pub struct Batch {
     /// In Redis' time: from then on nothing is executed.
     pub deadline: Millis,
-    /// Entries on the queue from which claims are refused as `overloaded`.
+    /// Grants on the queue from which claims are refused as `overloaded`.
     pub backlog_max: u64,
     pub groups: Vec<Group>,
 }

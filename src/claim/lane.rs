@@ -220,10 +220,10 @@ impl<E: Engine> Lane<E> {
             let left = budget.saturating_sub(begun.elapsed());
             let batch = Batch {
                 deadline: redis_now + left.as_millis() as Millis,
-                backlog_max: self.shared.settings.backlog_entries_max,
+                backlog_max: self.shared.settings.backlog_grants_max,
                 groups,
             };
-            let sent = mono_ms();
+            let (sent, sent_at) = (mono_ms(), Instant::now());
             let reply = tokio::time::timeout(left + margin, self.engine.claim(&identity, &batch)).await;
             bundles = waiting
                 .into_iter()
@@ -261,7 +261,7 @@ impl<E: Engine> Lane<E> {
                     tracing::warn!(error = %fault, claims = count(&bundles), "a batch of claims has no answer");
                     self.shared.cell.doubt(&identity);
                     if fault.executed == Executed::Unknown {
-                        return self.settle(bundles, Instant::now() + left, batch.deadline, redis_now);
+                        return self.settle(bundles, sent_at + left, batch.deadline, redis_now);
                     }
                     break;
                 }

@@ -236,8 +236,14 @@ impl ModelCell {
             now: self.now,
             last: self.last,
             backlog: self.queue.len() as u64,
+            queued: self.queued(),
             marks: self.marks.iter().map(|(id, entry)| (*id, *entry)).collect(),
+            ..CellMeta::default()
         }
+    }
+
+    fn queued(&self) -> u64 {
+        self.queue.iter().map(|entry| entry.grants.len() as u64).sum()
     }
 
     /// The cell's clock never goes back; a second behind is too much.
@@ -258,7 +264,7 @@ impl ModelCell {
         if now >= batch.deadline {
             return BatchReply::NotExecuted { reason: Mismatch::Deadline, now: Some(now) };
         }
-        let full = self.queue.len() as u64 >= batch.backlog_max;
+        let full = self.queued() >= batch.backlog_max;
         let mut entry = Entry { id: EntryId::new(self.epoch, self.last.seq + 1), at: now, grants: Vec::new() };
         let groups = batch.groups.iter().map(|group| self.decide_group(group, full, &mut entry)).collect();
         let granted = !entry.grants.is_empty();

@@ -76,12 +76,13 @@ impl Flusher {
             cell,
             keys: CellKeys::new(cell),
             quota: config.quota.clone(),
+            install: config.install_name(),
             rows_max: config.flusher.rows_max,
             redis_timeout: config::ms(config.redis.command_timeout_ms),
             write_timeout: statement_timeout * STATEMENTS_A_TRANSACTION,
             position: watch::Sender::new(Position::default()),
         };
-        let (pace, settings) = (Pace::new(), config.flusher.clone());
+        let (pace, settings) = (Pace::new(config.flusher.rows_max), config.flusher.clone());
         Flusher {
             pg,
             ground,

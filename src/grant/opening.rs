@@ -29,6 +29,8 @@ pub struct Opening<'a> {
     pub keys: &'a CellKeys,
     pub cell: CellId,
     pub quota: &'a config::Quota,
+    /// Which installation this is, see `Config::install_name`.
+    pub install: &'a str,
     /// Of one call to Redis.
     pub timeout: Duration,
     /// Told what is being done, for a person who waits.
@@ -51,6 +53,8 @@ pub enum OpenFault {
     Refused(Refusal),
     /// Not now: the Redis at hand cannot be opened by anyone.
     NotYet(String),
+    /// It holds the cell of another installation.
+    Foreign,
     /// Another opener has taken a higher epoch.
     Overtaken,
     /// All epochs are used up.
@@ -64,6 +68,8 @@ pub enum OpenFault {
 pub enum Refusal {
     /// It has no cell, though PostgreSQL has opened one.
     Empty,
+    /// A recovery began to wipe it and did not finish.
+    Wiping,
     /// Its last entry lies beyond the end of the history that was stored.
     Diverged { last: EntryId, epoch: Epoch, ended: EntryId },
 }
@@ -81,10 +87,16 @@ impl Opening<'_> {
         if meta.role != "master" {
             return Err(OpenFault::NotYet(format!("this Redis is a {}", meta.role)));
         }
+        if !meta.install.is_empty() && meta.install != self.install {
+            return Err(OpenFault::Foreign);
+        }
         if meta.now < meta.clock - 1000 {
             return Err(OpenFault::NotYet(format!("the clock of Redis is {} ms behind", meta.clock - meta.now)));
         }
         let row = cells::read(self.client, self.cell).await?;
+        if meta.wiping {
+            return Ok((meta, Some(Refusal::Wiping)));
+        }
         if meta.epoch == 0 && row.opened {
             return Ok((meta, Some(Refusal::Empty)));
         }
@@ -118,6 +130,7 @@ impl Opening<'_> {
         let mut call = Call::new(Script::CellOpen, names.into_iter());
         identity.put(&mut call);
         reapply::put_quotas(&mut call, self.quota);
+        call.arg(self.install);
         accepted(ask(self.link, &call, self.timeout).await?)?;
         Ok(Opened { identity, final_id, rows_reapplied })
     }
@@ -157,6 +170,8 @@ impl OpenFault {
         match self {
             OpenFault::Refused(Refusal::Empty) => "empty",
             OpenFault::Refused(Refusal::Diverged { .. }) => "diverged",
+            OpenFault::Refused(Refusal::Wiping) => "wiping",
+            OpenFault::Foreign => "foreign",
             OpenFault::NotYet(_) => "not_yet",
             OpenFault::Overtaken => "overtaken",
             OpenFault::Exhausted => "exhausted",
@@ -189,6 +204,9 @@ impl fmt::Display for OpenFault {
         match self {
             OpenFault::Refused(refusal) => refusal.fmt(f),
             OpenFault::NotYet(why) => f.write_str(why),
+            OpenFault::Foreign => f.write_str(
+                "this Redis holds the cell of another installation (another code key): check FLOODGATE_REDIS_URL",
+            ),
             OpenFault::Overtaken => f.write_str("another process opens this cell"),
             OpenFault::Exhausted => f.write_str("all 65,535 epochs of the cell are used up: it can never open again"),
             OpenFault::Redis(fault) => fault.fmt(f),
@@ -203,6 +221,10 @@ impl fmt::Display for Refusal {
             Refusal::Empty => f.write_str(
                 "Redis is empty, though this cell was open before: claims stay refused until `floodgate recover` \
                  has given it back what PostgreSQL knows",
+            ),
+            Refusal::Wiping => f.write_str(
+                "a `floodgate recover` began to wipe this cell and did not finish: claims stay refused until it is \
+                 run again",
             ),
             Refusal::Diverged { last, epoch, ended } => write!(
                 f,

@@ -9,8 +9,8 @@ use super::cells::{self, Position};
 use super::entry;
 use super::opening::{OpenFault, Opening};
 use super::queue::{self, QueueEntry};
+use super::reapply;
 use super::writer::{WriteFault, Writer, Written};
-use crate::clock;
 use crate::config;
 use crate::domain::ids::{CellId, EntryId, TemplateId};
 use crate::limits;
@@ -27,16 +27,20 @@ pub(super) struct Ground {
     pub cell: CellId,
     pub keys: CellKeys,
     pub quota: config::Quota,
+    /// Which installation this is: a Redis of another one is refused.
+    pub install: String,
     pub rows_max: usize,
     pub redis_timeout: Duration,
     pub write_timeout: Duration,
     pub position: watch::Sender<Position>,
 }
 
-/// How often the cell may be opened. Outlives ownerships.
+/// How often the cell may be opened, and how much is stored at once. Outlives ownerships.
 pub(super) struct Pace {
     next: Instant,
     pause: Duration,
+    /// Rows in one transaction: fewer after one that PostgreSQL could not finish.
+    rows_max: usize,
 }
 
 /// One ownership: from the lock to the connection's end.
@@ -50,8 +54,6 @@ pub(super) struct Owner<'a> {
     position: Position,
     /// Entries to ask for: as many as lately filled a transaction.
     count: usize,
-    /// Rows in one transaction: fewer after one that PostgreSQL could not finish.
-    rows_max: usize,
 }
 
 /// Why a pass ended early.
@@ -77,8 +79,8 @@ const ROWS_MAX_LEAST: usize = 100;
 // === impl Pace ===
 
 impl Pace {
-    pub fn new() -> Self {
-        Pace { next: Instant::now(), pause: config::ms(limits::OPEN_PAUSE_MS) }
+    pub fn new(rows_max: usize) -> Self {
+        Pace { next: Instant::now(), pause: config::ms(limits::OPEN_PAUSE_MS), rows_max }
     }
 
     /// Takes the right to one attempt, or tells how long there is none.
@@ -112,7 +114,6 @@ impl<'a> Owner<'a> {
             identity: None,
             position: Position::default(),
             count: COUNT_FIRST,
-            rows_max: ground.rows_max,
             ground,
             pace,
         })
@@ -146,24 +147,19 @@ impl<'a> Owner<'a> {
         let Ground { keys, redis_timeout, .. } = self.ground;
         let after = self.position.watermark;
         let read = queue::read(link, keys, &identity, after, self.count, *redis_timeout).await.map_err(again)?;
-        metrics().backlog_entries.set(read.length as f64);
-        let Some(first) = read.entries.first() else {
-            metrics().backlog_age_seconds.set(0.0);
-            return Ok(false);
-        };
-        if let Some(acquired) = entry::acquired(&first.payload) {
-            metrics().backlog_age_seconds.set((read.now - acquired).max(0) as f64 / 1000.0);
-        }
+        let Some(first) = read.entries.first() else { return Ok(false) };
         let whole = self.contiguous(&read.entries).await?;
         if whole == 0 {
             return Err(PassFault::Gap { after, found: first.id });
         }
-        let taken = bounded(&read.entries[..whole], self.rows_max);
+        let taken = bounded(&read.entries[..whole], self.pace.rows_max);
         let written = self.write(taken).await?;
         let rows = written.rows + written.set_aside + written.repeats;
-        self.count = next_count(taken.len(), rows, self.rows_max);
+        self.count = next_count(taken.len(), rows, self.pace.rows_max);
         let templates: Vec<TemplateId> = written.templates.into_iter().collect();
-        queue::trim(link, keys, &identity, self.position.watermark, &templates, *redis_timeout).await.map_err(again)?;
+        queue::trim(link, keys, &identity, self.position.watermark, &templates, rows, *redis_timeout)
+            .await
+            .map_err(again)?;
         Ok(true)
     }
 
@@ -177,11 +173,11 @@ impl<'a> Owner<'a> {
             Err(WriteFault::Pg(fault)) if fault.kind == PgKind::Unknown => return Err(lost(fault)),
             Err(WriteFault::Pg(fault)) => {
                 metrics().postgres_error(fault.word());
-                self.rows_max = (self.rows_max / 2).max(ROWS_MAX_LEAST.min(self.ground.rows_max));
+                self.pace.rows_max = (self.pace.rows_max / 2).max(ROWS_MAX_LEAST.min(self.ground.rows_max));
                 return Err(PassFault::Again("postgres", fault.to_string()));
             }
         };
-        self.rows_max = (self.rows_max * 2).min(self.ground.rows_max);
+        self.pace.rows_max = (self.pace.rows_max * 2).min(self.ground.rows_max);
         if let Some(last) = taken.last() {
             self.position.watermark = last.id;
             self.ground.position.send_replace(self.position);
@@ -190,9 +186,6 @@ impl<'a> Owner<'a> {
         metrics().flush_rows.increment(written.rows as u64);
         metrics().flush_batch_rows.record(written.rows as f64);
         metrics().set_aside_rows.increment(written.set_aside as u64);
-        if let Some(newest) = written.newest {
-            metrics().watermark_lag_seconds.set((clock::now_ms() - newest).max(0) as f64 / 1000.0);
-        }
         Ok(written)
     }
 
@@ -209,7 +202,10 @@ impl<'a> Owner<'a> {
         let meta = meta.unwrap_or_else(|_| Err(Fault::timeout())).map_err(again)?;
         self.position = row.position;
         let set_back = meta.last < row.position.watermark;
-        let adopted = Identity::of(&meta).filter(|identity| identity.epoch == row.position.epoch && !set_back);
+        // Quotas are fixed while a cell is open: other settings are another opening.
+        let same_quotas = meta.quotas == reapply::quotas(&self.ground.quota);
+        let adopted =
+            Identity::of(&meta).filter(|identity| identity.epoch == row.position.epoch && !set_back && same_quotas);
         let identity = match adopted {
             Some(identity) => identity,
             None => self.open(link).await?,
@@ -219,7 +215,7 @@ impl<'a> Owner<'a> {
         metrics().cell_epoch.set(f64::from(identity.epoch));
         // What a flusher before this one stored, it may not have trimmed.
         let marked: Vec<TemplateId> = meta.marks.iter().map(|(template, _)| *template).collect();
-        queue::trim(link, keys, &identity, self.position.watermark, &marked, *redis_timeout).await.map_err(again)?;
+        queue::trim(link, keys, &identity, self.position.watermark, &marked, 0, *redis_timeout).await.map_err(again)?;
         self.identity = Some(identity.clone());
         Ok(identity)
     }
@@ -233,6 +229,7 @@ impl<'a> Owner<'a> {
             keys: &self.ground.keys,
             cell: self.ground.cell,
             quota: &self.ground.quota,
+            install: &self.ground.install,
             timeout: self.ground.redis_timeout,
             progress: &|_| {},
         };

@@ -61,19 +61,21 @@ pub async fn read(
     Ok(Read { now, length, entries })
 }
 
-/// Trims the queue to `watermark` and clears the marks of `templates` that it covers.
+/// Trims the queue to `watermark`, which holds `grants` grants, and clears the marks of `templates`
+/// that it covers.
 pub async fn trim(
     link: &mut Link,
     keys: &CellKeys,
     identity: &Identity,
     watermark: EntryId,
     templates: &[TemplateId],
+    mut grants: usize,
     timeout: Duration,
 ) -> Result<(), Fault> {
     let mut from = 0;
     loop {
         let until = templates.len().min(from + limits::TRIM_MARKS_MAX);
-        let call = trim_call(keys, identity, watermark, &templates[from..until]);
+        let call = trim_call(keys, identity, watermark, &templates[from..until], std::mem::take(&mut grants));
         accepted(ask(link, &call, timeout).await?)?;
         if until == templates.len() {
             return Ok(());
@@ -82,11 +84,17 @@ pub async fn trim(
     }
 }
 
-fn trim_call(keys: &CellKeys, identity: &Identity, watermark: EntryId, templates: &[TemplateId]) -> Call {
+fn trim_call(
+    keys: &CellKeys,
+    identity: &Identity,
+    watermark: EntryId,
+    templates: &[TemplateId],
+    grants: usize,
+) -> Call {
     let keep = EntryId::new(watermark.epoch, watermark.seq + 1);
     let mut call = Call::new(Script::QueueTrim, [keys.meta(), keys.queue()].into_iter());
     identity.put(&mut call);
-    call.arg(watermark.epoch).arg(watermark.seq).arg(keep.to_string());
+    call.arg(watermark.epoch).arg(watermark.seq).arg(keep.to_string()).arg(grants);
     for template in templates {
         call.arg(keys.template(*template).mark());
     }

@@ -19,14 +19,20 @@ use crate::redis::client::Call;
 use crate::redis::keys::TemplateKeys;
 use crate::redis::scripts::Script;
 
-/// Arguments of the quota settings: limit and window in ms of user, IP and device.
-pub(super) fn put_quotas(call: &mut Call, quota: &config::Quota) {
-    for (limit, window_s) in [
+/// Limit and window in ms of user, IP and device.
+pub(super) fn quotas(quota: &config::Quota) -> [(u64, u64); 3] {
+    [
         (quota.user_limit, quota.user_window_s),
         (quota.ip_limit, quota.ip_window_s),
         (quota.device_limit, quota.device_window_s),
-    ] {
-        call.arg(limit).arg(u64::from(window_s) * 1000);
+    ]
+    .map(|(limit, window_s)| (limit.into(), u64::from(window_s) * 1000))
+}
+
+/// The same as arguments.
+pub(super) fn put_quotas(call: &mut Call, quota: &config::Quota) {
+    for (limit, window) in quotas(quota) {
+        call.arg(limit).arg(window);
     }
 }
 

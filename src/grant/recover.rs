@@ -58,19 +58,20 @@ pub async fn recover(
     let mut link = redis.link().await.map_err(|fault| fault.to_string())?;
     let keys = CellKeys::new(cell);
     let redis_timeout = config::ms(config.redis.command_timeout_ms);
-    let quota = &config.quota;
+    let (quota, install) = (&config.quota, config.install_name());
     let mut opening = Opening {
         client: writer.client(),
         link: &mut link,
         keys: &keys,
         cell,
         quota,
+        install: &install,
         timeout: redis_timeout,
         progress,
     };
     let (meta, refusal) = opening.inspect().await.map_err(told)?;
     let reason = match &refusal {
-        Some(Refusal::Empty) => "diverged",
+        Some(Refusal::Empty | Refusal::Wiping) => "diverged",
         Some(Refusal::Diverged { last, epoch, ended }) => {
             progress(&format!("Redis ends at {last}, the history that epoch {epoch} continued ended at {ended}"));
             "diverged"
@@ -92,6 +93,7 @@ pub async fn recover(
         keys: &keys,
         cell,
         quota,
+        install: &install,
         timeout: redis_timeout,
         progress,
     };
@@ -236,8 +238,8 @@ async fn read_queue(redis: &Redis, keys: &CellKeys, after: EntryId) -> Result<Ve
     entries.into_iter().map(parse_entry).collect()
 }
 
-/// Removes every key of the cell, its meta first: a crash in between leaves a Redis without a cell,
-/// which nobody opens by mistake.
+/// Removes every key of the cell, its meta last and marked: a crash in between leaves a cell that
+/// only another recovery opens, since receipts may be gone whose templates are still there.
 async fn wipe(redis: &Redis, keys: &CellKeys, identity: &Identity) -> Result<(), Fault> {
     let mut link = redis.link().await?;
     let meta = tokio::time::timeout(Duration::from_secs(5), read_meta(&mut link, keys)).await;
@@ -245,8 +247,8 @@ async fn wipe(redis: &Redis, keys: &CellKeys, identity: &Identity) -> Result<(),
     if meta.live_replid != *identity.replid || meta.epoch != identity.epoch || meta.open {
         return Err(Fault::refused("it is not the Redis that was closed"));
     }
-    let mut unlink = redis::cmd("UNLINK");
-    redis.command(unlink.arg(keys.meta())).await?;
+    let mut mark = redis::cmd("HSET");
+    redis.command(mark.arg(keys.meta()).arg("wiping").arg("1")).await?;
     let mut cursor = "0".to_owned();
     loop {
         let mut scan = redis::cmd("SCAN");
@@ -254,15 +256,17 @@ async fn wipe(redis: &Redis, keys: &CellKeys, identity: &Identity) -> Result<(),
         let Value::Array(reply) = redis.command(&scan).await? else { return Err(Fault::reply("no scan")) };
         let [next, Value::Array(found)] = reply.as_slice() else { return Err(short()) };
         if !found.is_empty() {
+            let names = found.iter().map(text).collect::<Result<Vec<_>, _>>()?;
             let mut unlink = redis::cmd("UNLINK");
-            for key in found {
-                unlink.arg(text(key)?);
+            let others: Vec<_> = names.iter().filter(|name| *name != keys.meta()).collect();
+            if !others.is_empty() {
+                int(&redis.command(unlink.arg(others)).await?)?;
             }
-            int(&redis.command(&unlink).await?)?;
         }
         cursor = text(next)?;
         if cursor == "0" {
-            return Ok(());
+            let mut unlink = redis::cmd("UNLINK");
+            return redis.command(unlink.arg(keys.meta())).await.map(drop);
         }
     }
 }
@@ -273,6 +277,9 @@ pub async fn judge(pg: &Pg, redis: &Redis, cell: CellId) -> Result<Option<Refusa
     let keys = CellKeys::new(cell);
     let meta = crate::redis::cell::read_meta_pooled(redis, &keys).await.map_err(|fault| fault.to_string())?;
     let row = cells::read(&client, cell).await.map_err(|fault| fault.to_string())?;
+    if meta.wiping {
+        return Ok(Some(Refusal::Wiping));
+    }
     if meta.epoch == 0 && row.opened {
         return Ok(Some(Refusal::Empty));
     }

@@ -19,7 +19,7 @@ pub struct Identity {
 }
 
 /// What `cell_meta.lua` tells.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct CellMeta {
     pub role: String,
     pub live_replid: String,
@@ -33,6 +33,16 @@ pub struct CellMeta {
     /// The queue's last entry ever, trimmed or not.
     pub last: EntryId,
     pub backlog: u64,
+    /// Grants on the queue.
+    pub queued: u64,
+    /// When the oldest of them were granted.
+    pub oldest: Option<Millis>,
+    /// Quota limit and window in ms of user, IP and device, as the last opening set them.
+    pub quotas: [(u64, u64); 3],
+    /// Which installation opened this cell; empty before the first opening.
+    pub install: String,
+    /// A recovery has begun to wipe this cell and has not finished.
+    pub wiping: bool,
     /// Templates whose last grant may not be flushed, with that entry.
     pub marks: Vec<(TemplateId, EntryId)>,
 }
@@ -197,15 +207,36 @@ fn meta_call(keys: &CellKeys) -> Call {
 
 fn parse_meta(reply: Value) -> Result<CellMeta, Fault> {
     let Value::Array(fields) = reply else { return Err(Fault::reply("no array")) };
-    let [role, live, epoch, open, replid, clock, now, last, backlog, Value::Array(all)] = fields.as_slice() else {
+    let [role, live, epoch, open, replid, clock, now, last, backlog, oldest, Value::Array(all)] = fields.as_slice()
+    else {
         return Err(short());
     };
     let or_zero = |value: &Value| -> Result<i64, Fault> { if text(value)?.is_empty() { Ok(0) } else { int(value) } };
     let mut marks = Vec::new();
+    let mut quotas = [(0, 0); 3];
+    let (mut queued, mut install, mut wiping) = (0, String::new(), false);
     for pair in all.chunks_exact(2) {
-        if let Some(template) = marked_template(&text(&pair[0])?) {
-            let entry = EntryId::parse(&text(&pair[1])?).ok_or_else(|| Fault::reply("no entry id"))?;
-            marks.push((template, entry));
+        let (name, value) = (text(&pair[0])?, &pair[1]);
+        let mut quota = |scope: usize, limit: bool| -> Result<(), Fault> {
+            *(if limit { &mut quotas[scope].0 } else { &mut quotas[scope].1 }) = int(value)? as u64;
+            Ok(())
+        };
+        match name.as_str() {
+            "ul" => quota(0, true)?,
+            "uw" => quota(0, false)?,
+            "il" => quota(1, true)?,
+            "iw" => quota(1, false)?,
+            "dl" => quota(2, true)?,
+            "dw" => quota(2, false)?,
+            "queued" => queued = int(value)?.max(0) as u64,
+            "install" => install = text(value)?,
+            "wiping" => wiping = text(value)? == "1",
+            name => {
+                if let Some(template) = marked_template(name) {
+                    let entry = EntryId::parse(&text(value)?).ok_or_else(|| Fault::reply("no entry id"))?;
+                    marks.push((template, entry));
+                }
+            }
         }
     }
     Ok(CellMeta {
@@ -221,6 +252,11 @@ fn parse_meta(reply: Value) -> Result<CellMeta, Fault> {
             id => EntryId::parse(id).ok_or_else(|| Fault::reply("no entry id"))?,
         },
         backlog: int(backlog)? as u64,
+        queued,
+        oldest: Some(or_zero(oldest)?).filter(|at| *at > 0),
+        quotas,
+        install,
+        wiping,
         marks,
     })
 }

@@ -64,7 +64,7 @@ fn of_all_refusals_the_lowest_number_is_given() {
             pick(0, "pause t1", ""),
             pick(1, "change t1 window=+1h..+2h", ""),
             pick(2, "change t1 window=-2h..-0s", ""),
-            &format!("claim r2 u1 {} -> {}", pick(8, "backlog=2", "backlog=3"), outcomes[expected]),
+            &format!("claim r2 u1 {} -> {}", pick(8, "backlog=1", "backlog=2"), outcomes[expected]),
             "claim r1 u1 backlog=0 -> replayed 1",
         ]
         .join("\n");
@@ -367,9 +367,9 @@ fn a_full_queue_refuses_but_answers_known_keys() {
         "template t1 per_user=9 stock=9
          claim r1 u1 -> granted 1
          entries -> 2
-         claim r2 u2 backlog=2 -> overloaded
-         claim r1 u1 backlog=2 -> replayed 1
-         claim r2 u2 backlog=3 -> granted 2
+         claim r2 u2 backlog=1 -> overloaded
+         claim r1 u1 backlog=1 -> replayed 1
+         claim r2 u2 backlog=2 -> granted 2
          trim
          entries -> 0
          claim r3 u3 backlog=1 -> granted 3",

@@ -61,8 +61,7 @@ impl Small {
             clock: NOON,
             now: NOON,
             last: EntryId::new(2, 3),
-            backlog: 0,
-            marks: Vec::new(),
+            ..CellMeta::default()
         };
         let stores = Stores {
             templates: BTreeMap::from([(7, template)]),

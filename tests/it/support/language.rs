@@ -20,7 +20,7 @@
 //! entries -> 3                                  on the queue, markers included
 //! ```
 //!
-//! `claim` and `batch` take `deadline=+5s`, `backlog=3` (entries from which the queue is full),
+//! `claim` and `batch` take `deadline=+5s`, `backlog=3` (grants from which the queue is full),
 //! `day=-24h` (the gateway's day is that of another time), `epoch=1`, `replid=other`.
 
 use std::collections::BTreeMap;

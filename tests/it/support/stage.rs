@@ -282,15 +282,17 @@ impl Stage for RedisStage<'_> {
 
     fn trim(&mut self, watermark: EntryId) {
         let identity = self.identity();
-        let mut templates: Vec<TemplateId> = Vec::new();
+        let (mut templates, mut grants) = (Vec::<TemplateId>::new(), 0);
         for entry in self.queue().iter().filter(|entry| entry.id <= watermark) {
             templates.extend(entry.grants.iter().map(|grant| grant.template));
+            grants += entry.grants.len();
         }
         templates.sort();
         templates.dedup();
         let mut call = Call::new(Script::QueueTrim, [self.keys.meta(), self.keys.queue()].into_iter());
         identity.put(&mut call);
         call.arg(watermark.epoch).arg(watermark.seq).arg(EntryId::new(watermark.epoch, watermark.seq + 1).to_string());
+        call.arg(grants);
         for id in templates {
             call.arg(self.keys.template(id).mark());
         }
