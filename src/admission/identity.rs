@@ -143,6 +143,9 @@ impl Gatekeeper {
             client::word(headers, "x-user-id", USER_ID_MAX)?.ok_or_else(|| unauthenticated("X-User-Id is missing"))?;
         let user = UserId::parse(id).ok_or_else(|| unauthenticated("X-User-Id is no user id"))?;
         let level = client::word(headers, "x-user-level", FACT_WORD_MAX)?.map(str::to_owned);
+        if headers.get_all("x-user-tags").iter().nth(1).is_some() {
+            return Err(invalid("send one X-User-Tags, its words separated by commas"));
+        }
         let tags = match headers.get("x-user-tags").map(|value| value.to_str()) {
             None => Vec::new(),
             Some(Err(_)) => return Err(invalid("X-User-Tags must be ASCII words, separated by commas")),

@@ -37,11 +37,11 @@ pub async fn serve(
         _ = stop.wait_for(|stop| *stop) => None,
     };
     let Some(is_h2) = is_h2 else { return };
-    let service = service_fn(|request| {
-        let entrance = entrance.clone();
-        async move { Ok::<_, std::convert::Infallible>(entrance.answer(request, peer.ip()).await) }
-    });
     if is_h2 {
+        let service = service_fn(|request| {
+            let entrance = entrance.clone();
+            async move { Ok::<_, std::convert::Infallible>(entrance.answer(request, peer.ip()).await) }
+        });
         let io = TokioIo::new(Guarded::http2(stream, waits));
         let mut connection = pin!(h2_builder(config).serve_connection(io, service));
         tokio::select! {
@@ -52,7 +52,16 @@ pub async fn serve(
         }
         let _ = connection.await;
     } else {
-        let io = TokioIo::new(Guarded::http1(stream, waits));
+        let service = service_fn(|request| {
+            let (entrance, waits) = (entrance.clone(), waits.clone());
+            async move {
+                waits.begin_request();
+                let answer = entrance.answer(request, peer.ip()).await;
+                waits.end_request();
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let io = TokioIo::new(Guarded::http1(stream, waits.clone()));
         let mut connection = pin!(h1_builder().serve_connection(io, service));
         tokio::select! {
             // What has arrived is a request, though the stop came in the same moment.

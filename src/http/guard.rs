@@ -73,6 +73,19 @@ enum Phase {
     Opaque,
 }
 
+// === impl Waits ===
+
+impl Waits {
+    /// However long a request takes, its connection is not idle meanwhile.
+    pub fn begin_request(&self) {
+        self.idle.store(0, Ordering::Relaxed);
+    }
+
+    pub fn end_request(&self) {
+        self.idle.store(mono_ms(), Ordering::Relaxed);
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
@@ -106,7 +119,7 @@ impl Watch {
 
 impl<S> Guarded<S> {
     pub fn http1(stream: S, waits: Arc<Waits>) -> Self {
-        waits.idle.store(mono_ms(), Ordering::Relaxed);
+        waits.end_request();
         Guarded { stream, waits, scan: Some(Scan::default()) }
     }
 
@@ -125,14 +138,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             let heads = scan.heads;
             scan.feed(&buffer.filled()[before..])?;
             let since = this.waits.head.load(Ordering::Relaxed);
-            let (idle, head) = match scan.phase {
-                Phase::Head if scan.head_bytes == 0 => (mono_ms(), 0),
+            let head = match scan.phase {
+                Phase::Head if scan.head_bytes == 0 => 0,
                 // Its first bytes may have come with the end of the request before.
-                Phase::Head if since == 0 || scan.heads != heads => (0, mono_ms()),
-                Phase::Head => (0, since),
-                _ => (0, 0),
+                Phase::Head if since == 0 || scan.heads != heads => mono_ms(),
+                Phase::Head => since,
+                _ => 0,
             };
-            this.waits.idle.store(idle, Ordering::Relaxed);
+            if head != 0 || scan.heads != heads {
+                this.waits.begin_request();
+            }
             this.waits.head.store(head, Ordering::Relaxed);
         }
         polled

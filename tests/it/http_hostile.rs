@@ -322,6 +322,29 @@ async fn http2_is_bounded_too() {
     hostile.end().await;
 }
 
+#[tokio::test]
+async fn one_connection_too_many_is_closed_at_once() {
+    let mut hostile = Hostile::new(TestApp::plan("hostile-connections").set("HTTP_CONNECTIONS_MAX", 4)).await;
+    let address = hostile.app.gateway(0).address().to_owned();
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(TcpStream::connect(&address).await.unwrap());
+    }
+    until("they are counted", async || {
+        hostile.app.gateway(0).metric("floodgate_connections{listener=\"public\"").await == Some(4.0)
+    })
+    .await;
+    let refused = raw(&address, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", PATIENCE).await;
+    assert_eq!(refused.as_deref(), Some(&b""[..]), "closed without a word");
+    drop(open);
+    until("there is room again", async || {
+        hostile.app.gateway(0).metric("floodgate_connections{listener=\"public\"").await == Some(0.0)
+    })
+    .await;
+    hostile.serves().await;
+    hostile.end().await;
+}
+
 /// Resident memory of a process in KiB.
 fn rss_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
