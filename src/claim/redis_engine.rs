@@ -41,10 +41,8 @@ impl RedisEngine {
     }
 
     async fn send(&mut self, identity: &Identity, call: &Call) -> Result<Value, Fault> {
-        if self.served.as_ref() != Some(identity) {
-            if self.served.replace(identity.clone()).is_some() {
-                self.link = None;
-            }
+        if self.served.as_ref() != Some(identity) && self.served.replace(identity.clone()).is_some() {
+            self.link = None;
         }
         // The link is out while the call is under way: a caller that gives up loses it.
         let mut link = self.take_link().await?;

@@ -83,7 +83,7 @@ async fn throttles_name_their_scope_and_end() {
             let app = &app;
             async move {
                 let headers = [("x-forwarded-for", ip.as_str()), ("x-device-id", &device)];
-                if turn % 2 == 0 {
+                if turn.is_multiple_of(2) {
                     return app.claim_at(process, id, &user, "", &headers).await.unwrap();
                 }
                 // Reads count as much as claims do.
