@@ -36,6 +36,8 @@ pub struct App {
     pub cell: CellId,
     pub keys: CellKeys,
     pub snapshot: SharedSnapshot,
+    /// Held while the snapshot is read anew.
+    pub snapshot_loading: tokio::sync::Mutex<()>,
     pub api_keys: ApiKeys,
     pub gatekeeper: Gatekeeper,
     pub throttles: Throttles,
@@ -78,6 +80,7 @@ impl App {
             },
             api_keys: ApiKeys::new(pg.clone()),
             snapshot: Default::default(),
+            snapshot_loading: Default::default(),
             keys: CellKeys::new(cell),
             acks,
             ack_poller: std::sync::Mutex::new(Some(ack_poller)),

@@ -51,6 +51,16 @@ pub struct Granted {
     pub claim_key: String,
 }
 
+/// A keyed claim whose client has gone before the answer: it may still be granted, and a retry through
+/// this gateway must not be refused meanwhile.
+struct LeftBehind<'a> {
+    app: &'a App,
+    template: TemplateId,
+    user: &'a UserRef,
+    /// `None`: it was answered, or brought no key.
+    key: Option<u64>,
+}
+
 /// Makes claim keys for claims that bring none: unique, not secret.
 pub struct ClaimKeys {
     prefix: u64,
@@ -118,9 +128,14 @@ async fn decide(
     };
     let claim = Claim { user: request.user.clone(), claim_key_hash: hash, ip, device };
     let answered = lane.submit(Job { template: template.clone(), claim }).map_err(overloaded)?;
-    let (held, entry, replayed) = match answered.await.unwrap_or(Answer::Unknown) {
+    let mut left = LeftBehind { app, template: template.id, user: request.user, key: request.key.map(|_| hash) };
+    let answer = answered.await.unwrap_or(Answer::Unknown);
+    left.key = None;
+    let (held, entry, replayed) = match answer {
         Answer::Granted { held, entry } => (held, entry, false),
         Answer::Replayed { held, last } => (held, last, true),
+        // An earlier request of the same key may still execute: only its end tells.
+        _ if app.claims.doubts.holds(template.id, request.user, hash) => return Err(unknown(&claim_key)),
         refused => return Err(refusal_of(app, &template, refused, now, &claim_key)),
     };
     acknowledge(app, &template, held, entry, &claim_key, begun).await?;
@@ -145,8 +160,7 @@ fn own_refusal(app: &App, template: &LiveTemplate, request: &ClaimRequest<'_>, n
         return Some(ended());
     }
     let device = request.device.map(|device| app.hashing.device(device));
-    let ip = request.ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    if app.snapshot.load().blacklist.blocks(request.user, ip, device, now) {
+    if app.snapshot.load().blacklist.blocks(request.user, request.ip, device, now) {
         return Some(Problem::of(
             ClaimOutcome::Blocked,
             "claims of this user, address or device are blocked; ask support",
@@ -331,6 +345,18 @@ pub fn write_granted(app: &App, granted: &Granted, out: &mut Vec<u8>) {
     put("\",\"expires_at\":\"");
     put(&rfc3339(zone, expires));
     put("\"}}");
+}
+
+// === impl LeftBehind ===
+
+impl Drop for LeftBehind<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let settings = &self.app.config.claim;
+            let until = mono_ms() + settings.deadline_ms + settings.wait_max_ms;
+            self.app.claims.doubts.note([(self.template, self.user.clone(), key)].into_iter(), until);
+        }
+    }
 }
 
 // === impl ClaimKeys ===

@@ -84,6 +84,10 @@ pub const FACT_WORD_MAX: usize = 64;
 /// Claims whose outcome is unknown and whose deadline has not passed: remembered by key.
 pub const IN_DOUBT_MAX: usize = 65_536;
 
+/// Requests of one listener that are carried out at once, claims aside; one more is answered 503. More
+/// would only wait for a connection of the pools.
+pub const BACKGROUND_REQUESTS_MAX: usize = 256;
+
 /// Items on one page of any list.
 pub const PAGE_MAX: usize = 100;
 pub const PAGE_DEFAULT: usize = 20;

@@ -25,8 +25,13 @@ pub type Pooled<'a> = bb8::PooledConnection<'a, PostgresConnectionManager<NoTls>
 pub struct Pg {
     config: Config,
     pool: Pool,
+    /// Kept for what must not wait behind reads: the snapshot, and claims of level `postgres`.
+    urgent: Pool,
     connect_timeout: Duration,
 }
+
+/// One for the snapshot, one for those who wait for rows.
+const URGENT_CONNECTIONS: u32 = 2;
 
 /// Why PostgreSQL did not do what was asked.
 #[derive(Debug)]
@@ -72,20 +77,25 @@ impl Pg {
         parsed.options(format!(
             "-c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c lock_timeout={timeout} -c timezone=UTC"
         ));
-        let pool = bb8::Pool::builder()
-            .max_size(config.pool_max)
-            .connection_timeout(connect_timeout)
-            .test_on_check_out(false)
-            .build_unchecked(PostgresConnectionManager::new(parsed.clone(), NoTls));
-        Ok(Pg { config: parsed, pool, connect_timeout })
+        let pool = |size| {
+            bb8::Pool::builder()
+                .max_size(size)
+                .connection_timeout(connect_timeout)
+                .test_on_check_out(false)
+                .build_unchecked(PostgresConnectionManager::new(parsed.clone(), NoTls))
+        };
+        let (pool, urgent) = (pool(config.pool_max), pool(URGENT_CONNECTIONS));
+        Ok(Pg { config: parsed, pool, urgent, connect_timeout })
     }
 
     /// A pooled connection. It goes back to the pool when it is dropped.
     pub async fn get(&self) -> Result<Pooled<'_>, PgFault> {
-        self.pool.get().await.map_err(|error| match error {
-            bb8::RunError::User(error) => PgFault::from(error),
-            bb8::RunError::TimedOut => PgFault::transient("no connection in time"),
-        })
+        self.pool.get().await.map_err(no_connection)
+    }
+
+    /// A pooled connection that no reader can take away: for short statements that others wait for.
+    pub async fn urgent(&self) -> Result<Pooled<'_>, PgFault> {
+        self.urgent.get().await.map_err(no_connection)
     }
 
     /// A connection of the caller's own, outside the pool: for an advisory lock or a long COPY.
@@ -106,6 +116,13 @@ impl Pg {
     pub fn pool_status(&self) -> (u32, u32) {
         let state = self.pool.state();
         (state.connections - state.idle_connections, state.connections)
+    }
+}
+
+fn no_connection(error: bb8::RunError<tokio_postgres::Error>) -> PgFault {
+    match error {
+        bb8::RunError::User(error) => PgFault::from(error),
+        bb8::RunError::TimedOut => PgFault::transient("no connection in time"),
     }
 }
 

@@ -7,10 +7,11 @@
 //! Stopping is one story: `/readyz` says no, load balancers look elsewhere, the listeners close,
 //! what was accepted is answered, the flusher stores what is queued, and the process ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::admission::probe;
@@ -19,10 +20,12 @@ use crate::catalog::{api_keys, poller, workers};
 use crate::claim::{cell, lane, lookup};
 use crate::config::ms;
 use crate::grant::flusher::Flusher;
+use crate::http::connection::Stage;
 use crate::http::entrance::{Entrance, RequestIds};
 use crate::http::listener::{self, Open};
 use crate::http::route::Door;
 use crate::http::router::Router;
+use crate::limits::BACKGROUND_REQUESTS_MAX;
 use crate::telemetry::{self, metrics};
 
 /// What a process does.
@@ -35,9 +38,6 @@ pub struct Roles {
     /// Keeps Redis and PostgreSQL in step, and tidies up.
     pub worker: bool,
 }
-
-/// The switch of one stage of the stop.
-type Switch = watch::Sender<bool>;
 
 // === impl Roles ===
 
@@ -56,7 +56,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     poller::load_once(&app).await.map_err(|fault| fault.to_string())?;
 
     let router = Arc::new(Router::new());
-    let (stop_listening, listening) = watch::channel(false);
+    let (stop_listening, listening) = watch::channel(Stage::Serving);
     let (stop_flushing, flushing) = watch::channel(false);
     let mut background: Vec<JoinHandle<()>> =
         vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(poller::run(app.clone()))];
@@ -90,6 +90,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
             lane: lanes.0,
             lookups: lanes.1,
             background: tokio::runtime::Handle::current(),
+            places: Arc::new(Semaphore::new(BACKGROUND_REQUESTS_MAX)),
             ids: RequestIds::new(),
         }),
         Arc::default(),
@@ -112,7 +113,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
 fn start_gateways(
     app: &Arc<App>,
     router: &Arc<Router>,
-    listening: &watch::Receiver<bool>,
+    listening: &watch::Receiver<Stage>,
 ) -> Result<Vec<std::thread::JoinHandle<()>>, String> {
     let config = &app.config;
     let threads = match config.http.threads {
@@ -120,6 +121,7 @@ fn start_gateways(
         threads => threads,
     };
     let open: Arc<Open> = Arc::default();
+    let places = Arc::new(Semaphore::new(BACKGROUND_REQUESTS_MAX));
     let background = tokio::runtime::Handle::current();
     let mut gateways = Vec::with_capacity(threads);
     for number in 0..threads {
@@ -128,7 +130,7 @@ fn start_gateways(
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start a runtime: {error}"))?;
-        let (app, router, open) = (app.clone(), router.clone(), open.clone());
+        let (app, router, open, places) = (app.clone(), router.clone(), open.clone(), places.clone());
         let (background, listening) = (background.clone(), listening.clone());
         let thread = std::thread::Builder::new().name(format!("gateway-{number}")).spawn(move || {
             runtime.block_on(async move {
@@ -142,6 +144,7 @@ fn start_gateways(
                     lane,
                     lookups,
                     background,
+                    places,
                     ids: RequestIds::new(),
                 });
                 let gauge = metrics().connections_public.clone();
@@ -159,8 +162,8 @@ fn start_gateways(
 
 async fn drain(
     app: &Arc<App>,
-    stop_listening: Switch,
-    stop_flushing: Switch,
+    stop_listening: watch::Sender<Stage>,
+    stop_flushing: watch::Sender<bool>,
     internal: JoinHandle<std::io::Result<()>>,
     gateways: Vec<std::thread::JoinHandle<()>>,
     flusher: Option<JoinHandle<()>>,
@@ -171,13 +174,16 @@ async fn drain(
     if !gateways.is_empty() {
         tokio::time::sleep(ms(config.drain_grace_ms)).await;
     }
-    stop_listening.send_replace(true);
+    stop_listening.send_replace(Stage::Draining);
     let answered = async {
         let _ = internal.await;
         let _ = tokio::task::spawn_blocking(move || gateways.into_iter().for_each(|thread| drop(thread.join()))).await;
     };
-    if tokio::time::timeout(ms(config.drain_timeout_ms), answered).await.is_err() {
-        tracing::warn!("some requests did not end within http.drain_timeout_ms");
+    let mut answered = pin!(answered);
+    if tokio::time::timeout(ms(config.drain_timeout_ms), answered.as_mut()).await.is_err() {
+        stop_listening.send_replace(Stage::Over);
+        // Nothing waits for a client any more: the threads end at once.
+        answered.await;
     }
     stop_flushing.send_replace(true);
     if let Some(flusher) = flusher {

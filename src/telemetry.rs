@@ -5,6 +5,7 @@
 //! (`identity_mismatch`, `set_aside_rows`, `queue_gap`) should stay at zero.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit};
@@ -214,5 +215,45 @@ impl Metrics {
     /// Off the hot path: looks the counter up by its kind.
     pub fn postgres_error(&self, kind: &'static str) {
         metrics::counter!("floodgate_postgres_errors_total", "kind" => kind).increment(1);
+    }
+}
+
+/// Lets a log line through once a second and counts what it held back: an outage must not fill a disk.
+#[derive(Default)]
+pub struct Seldom {
+    next: AtomicU64,
+    held_back: AtomicU64,
+}
+
+// === impl Seldom ===
+
+impl Seldom {
+    pub const fn new() -> Self {
+        Seldom { next: AtomicU64::new(0), held_back: AtomicU64::new(0) }
+    }
+
+    /// `Some` with the number of lines held back since the last one, if it is time for a line.
+    pub fn now(&self) -> Option<u64> {
+        let now = crate::clock::mono_ms();
+        let due = self.next.load(Ordering::Relaxed);
+        if now < due || self.next.compare_exchange(due, now + 1000, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            self.held_back.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.held_back.swap(0, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_of_lines_is_one_line_that_counts_the_others() {
+        let seldom = Seldom::new();
+        assert_eq!(seldom.now(), Some(0));
+        assert_eq!((0..50).filter_map(|_| seldom.now()).count(), 0);
+        seldom.next.store(0, Ordering::Relaxed);
+        assert_eq!(seldom.now(), Some(50));
     }
 }

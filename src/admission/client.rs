@@ -43,7 +43,13 @@ pub fn channel(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 
 /// A header of printable ASCII without space, at most `max` characters; refused by name otherwise.
 pub fn word<'a>(headers: &'a HeaderMap, name: &str, max: usize) -> Result<Option<&'a str>, Problem> {
-    headers.get(name).map(|value| plain(name, value.as_bytes(), max)).transpose()
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        // One of them is a proxy's, the other a client's, and nobody can tell which is which.
+        return Err(Problem::of(ClaimOutcome::InvalidRequest, format!("send one {name}")));
+    }
+    value.map(|value| plain(name, value.as_bytes(), max)).transpose()
 }
 
 /// The same of a channel in a query.
@@ -97,6 +103,8 @@ mod tests {
         assert_eq!(device(&headers).unwrap(), None);
         headers.insert("x-device-id", "d-1".parse().unwrap());
         assert_eq!(device(&headers).unwrap(), Some("d-1"));
+        headers.append("x-device-id", "d-1".parse().unwrap());
+        assert_eq!(device(&headers).unwrap_err().code, "invalid_request", "two of them");
         for bad in ["", "a b", &"x".repeat(129)] {
             headers.insert("x-device-id", bad.parse().unwrap());
             assert_eq!(device(&headers).unwrap_err().code, "invalid_request");

@@ -40,8 +40,20 @@ pub struct Gatekeeper {
     trusted: Vec<ipnet::IpNet>,
 }
 
-/// What a shopper's token says.
-#[derive(Debug, Serialize, Deserialize)]
+/// What is read of a shopper's token. Issuer and audience (a text or a list of them, RFC 7519) are
+/// checked beside it.
+#[derive(Debug, Deserialize)]
+struct ReadClaims {
+    sub: String,
+    exp: u64,
+    level: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+    registered_at: Option<String>,
+}
+
+/// What a token that is made here says.
+#[derive(Debug, Serialize)]
 pub struct TokenClaims {
     pub sub: String,
     pub iss: String,
@@ -50,7 +62,7 @@ pub struct TokenClaims {
     pub exp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +129,7 @@ impl Gatekeeper {
         if token.len() > TOKEN_MAX {
             return Err(unauthenticated("the token is too long"));
         }
-        let claims = jsonwebtoken::decode::<TokenClaims>(token, &self.key, &self.validation)
+        let claims = jsonwebtoken::decode::<ReadClaims>(token, &self.key, &self.validation)
             .map_err(|error| unauthenticated(&format!("the token is not accepted: {}", reason(&error))))?
             .claims;
         let user = UserId::parse(&claims.sub).ok_or_else(|| unauthenticated("the token's sub is no user id"))?;
@@ -143,6 +155,9 @@ impl Gatekeeper {
             client::word(headers, "x-user-id", USER_ID_MAX)?.ok_or_else(|| unauthenticated("X-User-Id is missing"))?;
         let user = UserId::parse(id).ok_or_else(|| unauthenticated("X-User-Id is no user id"))?;
         let level = client::word(headers, "x-user-level", FACT_WORD_MAX)?.map(str::to_owned);
+        if headers.get_all("x-user-tags").iter().nth(1).is_some() {
+            return Err(invalid("send one X-User-Tags, its words separated by commas"));
+        }
         let tags = match headers.get("x-user-tags").map(|value| value.to_str()) {
             None => Vec::new(),
             Some(Err(_)) => return Err(invalid("X-User-Tags must be ASCII words, separated by commas")),
@@ -238,6 +253,9 @@ mod tests {
             let shopper = ask(&good).unwrap();
             assert_eq!((shopper.0.user.as_str(), shopper.0.facts.level.as_deref()), ("u-1", Some("gold")));
         }
+        let mut listed = claims(60);
+        listed["aud"] = serde_json::json!(["else", "floodgate"]);
+        assert!(ask(&signed(Header::default(), &listed, secret)).is_ok(), "an audience may be a list");
         let without = |member: &str| {
             let mut claims = claims(60);
             claims.as_object_mut().unwrap().remove(member);

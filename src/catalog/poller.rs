@@ -28,7 +28,9 @@ const BLACKLIST: &str = include_str!("../sql/catalog/snapshot_blacklist.sql");
 
 /// Compares once and reads what rose: at start-up, and in every round of [`run`].
 pub async fn load_once(app: &App) -> Result<(), PgFault> {
-    let client = app.pg.get().await?;
+    // One at a time: an older reading must not replace a newer one.
+    let _loading = app.snapshot_loading.lock().await;
+    let client = app.pg.urgent().await?;
     // Counters first: what changes while the rows are read is read again in the next round.
     let row = client.query_one(VERSIONS, &[]).await?;
     let (templates, blacklist): (i64, i64) = (row.get("templates"), row.get("blacklist"));

@@ -68,17 +68,18 @@ impl Blacklist {
     }
 
     /// Whether a claim by this user, from this address and device, is blocked at `now`.
-    pub fn blocks(&self, user: &UserRef, ip: IpAddr, device: Option<u64>, now: Millis) -> bool {
+    pub fn blocks(&self, user: &UserRef, ip: Option<IpAddr>, device: Option<u64>, now: Millis) -> bool {
         let holds = |until: Option<&Option<Millis>>| until.is_some_and(|until| until.is_none_or(|until| now < until));
         if holds(self.users.get(user)) || device.is_some_and(|device| holds(self.devices.get(&device))) {
             return true;
         }
         match ip {
-            IpAddr::V4(ip) => self.v4.iter().any(|(length, networks)| {
+            None => false,
+            Some(IpAddr::V4(ip)) => self.v4.iter().any(|(length, networks)| {
                 let mask = u32::MAX.checked_shl(32 - u32::from(*length)).unwrap_or(0);
                 holds(networks.get(&Ipv4Addr::from_bits(ip.to_bits() & mask)))
             }),
-            IpAddr::V6(ip) => self.v6.iter().any(|(length, networks)| {
+            Some(IpAddr::V6(ip)) => self.v6.iter().any(|(length, networks)| {
                 let mask = u128::MAX.checked_shl(128 - u32::from(*length)).unwrap_or(0);
                 holds(networks.get(&Ipv6Addr::from_bits(ip.to_bits() & mask)))
             }),
@@ -105,20 +106,20 @@ mod tests {
         list.add_network("192.0.2.7/32".parse().unwrap(), Some(1000));
         list.add_network("2001:db8::/64".parse().unwrap(), None);
         let user = UserRef::from_store("u").unwrap();
-        let blocks = |ip: &str, now| list.blocks(&user, ip.parse().unwrap(), None, now);
+        let blocks = |ip: &str, now| list.blocks(&user, Some(ip.parse().unwrap()), None, now);
         assert!(blocks("10.1.2.3", 0) && !blocks("10.2.0.1", 0));
         assert!(blocks("192.0.2.7", 999) && !blocks("192.0.2.7", 1000));
         assert!(blocks("2001:db8::1:2:3:4", 0) && !blocks("2001:db8:0:1::1", 0));
 
         let mut everyone = Blacklist::default();
         everyone.add_network("0.0.0.0/0".parse().unwrap(), None);
-        assert!(everyone.blocks(&user, "8.8.8.8".parse().unwrap(), None, 0));
+        assert!(everyone.blocks(&user, Some("8.8.8.8".parse().unwrap()), None, 0));
         let mut people = Blacklist::default();
         people.users.insert(user.clone(), None);
         people.devices.insert(7, Some(10));
-        assert!(people.blocks(&user, "8.8.8.8".parse().unwrap(), None, 0));
+        assert!(people.blocks(&user, Some("8.8.8.8".parse().unwrap()), None, 0));
         let other = UserRef::from_store("v").unwrap();
-        assert!(people.blocks(&other, "8.8.8.8".parse().unwrap(), Some(7), 9));
-        assert!(!people.blocks(&other, "8.8.8.8".parse().unwrap(), Some(7), 10));
+        assert!(people.blocks(&other, Some("8.8.8.8".parse().unwrap()), Some(7), 9));
+        assert!(!people.blocks(&other, Some("8.8.8.8".parse().unwrap()), Some(7), 10));
     }
 }

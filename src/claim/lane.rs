@@ -25,7 +25,7 @@ use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::domain::window::{Day, Millis};
 use crate::redis::fault::{Executed, Fault};
 use crate::redis::keys::CellKeys;
-use crate::telemetry::metrics;
+use crate::telemetry::{Seldom, metrics};
 
 /// What a lane has to say of a claim.
 #[derive(Debug)]
@@ -251,14 +251,24 @@ impl<E: Engine> Lane<E> {
                         Mismatch::Deadline => {}
                         Mismatch::Clock => {
                             metrics().clock_behind.increment(1);
-                            tracing::error!("Redis' clock is more than a second behind what the cell has seen");
+                            static LINE: Seldom = Seldom::new();
+                            if let Some(more) = LINE.now() {
+                                tracing::error!(
+                                    more,
+                                    "Redis' clock is more than a second behind what the cell has seen"
+                                );
+                            }
                             break;
                         }
                     }
                 }
                 Err(fault) => {
                     metrics().redis_error(fault.kind);
-                    tracing::warn!(error = %fault, claims = count(&bundles), "a batch of claims has no answer");
+                    static LINE: Seldom = Seldom::new();
+                    if let Some(more) = LINE.now() {
+                        let claims = count(&bundles);
+                        tracing::warn!(error = %fault, claims, more, "a batch of claims has no answer");
+                    }
                     self.shared.cell.doubt(&identity);
                     if fault.executed == Executed::Unknown {
                         return self.settle(bundles, sent_at + left, batch.deadline, redis_now);

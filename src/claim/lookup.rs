@@ -4,6 +4,7 @@
 //! claim waits behind a storm of retries.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,6 +37,7 @@ pub struct LookupHandle {
 struct Job {
     template: Arc<LiveTemplate>,
     claim: (UserRef, u64),
+    since: Instant,
     answer: oneshot::Sender<Lookup>,
 }
 
@@ -61,7 +63,7 @@ impl LookupHandle {
     pub async fn find(&self, template: Arc<LiveTemplate>, user: UserRef, key: u64) -> Lookup {
         let (answer, answered) = oneshot::channel();
         metrics().lookups.increment(1);
-        if self.jobs.try_send(Job { template, claim: (user, key), answer }).is_err() {
+        if self.jobs.try_send(Job { template, claim: (user, key), since: Instant::now(), answer }).is_err() {
             return Lookup::Unavailable;
         }
         answered.await.unwrap_or(Lookup::Unavailable)
@@ -73,11 +75,16 @@ impl LookupHandle {
 impl<E: Engine> LookupLane<E> {
     async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let batch_max = self.shared.settings.batch_max;
+        let wait_max = config::ms(self.shared.settings.wait_max_ms);
         let mut taken = Vec::with_capacity(batch_max);
         while queue.recv_many(&mut taken, batch_max).await > 0 {
             let mut groups: Vec<(LookupGroup, Vec<oneshot::Sender<Lookup>>)> = Vec::new();
             let mut ids = Vec::new();
             for job in taken.drain(..) {
+                if job.since.elapsed() > wait_max {
+                    let _ = job.answer.send(Lookup::Unavailable);
+                    continue;
+                }
                 let at = ids.iter().position(|id| *id == job.template.id).unwrap_or_else(|| {
                     ids.push(job.template.id);
                     let keys = self.shared.keys.template(job.template.id);
@@ -86,6 +93,9 @@ impl<E: Engine> LookupLane<E> {
                 });
                 groups[at].0.claims.push(job.claim);
                 groups[at].1.push(job.answer);
+            }
+            if groups.is_empty() {
+                continue;
             }
             let (groups, answers): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
             match self.look_up(&groups).await {
@@ -103,7 +113,9 @@ impl<E: Engine> LookupLane<E> {
 
     async fn look_up(&mut self, groups: &[LookupGroup]) -> Option<(EntryId, Vec<LookupGroupReply>)> {
         let budget = config::ms(self.shared.settings.deadline_ms);
+        let begun = Instant::now();
         for _ in 0..TRIES_MAX {
+            let budget = budget.saturating_sub(begun.elapsed());
             let identity = self.shared.cell.find(&mut self.engine, budget).await?;
             let reply = tokio::time::timeout(budget, self.engine.lookup(&identity, groups)).await;
             match reply.unwrap_or_else(|_| Err(Fault::timeout())) {

@@ -22,6 +22,10 @@ pub struct RedisEngine {
     redis: Redis,
     keys: CellKeys,
     link: Option<Link>,
+    /// Under which identity the link was last used. Another one means that Redis has restarted or was
+    /// replaced: a batch sent into the old link would be lost, and its outcome unknown.
+    served: Option<Identity>,
+    /// Whether the last call was handed to the link.
     sent: bool,
     record: Vec<u8>,
 }
@@ -35,10 +39,13 @@ struct Reader<'a> {
 
 impl RedisEngine {
     pub fn new(redis: Redis, keys: CellKeys) -> Self {
-        RedisEngine { redis, keys, link: None, sent: false, record: Vec::new() }
+        RedisEngine { redis, keys, link: None, served: None, sent: false, record: Vec::new() }
     }
 
-    async fn send(&mut self, call: &Call) -> Result<Value, Fault> {
+    async fn send(&mut self, identity: &Identity, call: &Call) -> Result<Value, Fault> {
+        if self.served.as_ref() != Some(identity) && self.served.replace(identity.clone()).is_some() {
+            self.link = None;
+        }
         // The link is out while the call is under way: a caller that gives up loses it.
         self.sent = false;
         let mut link = self.take_link().await?;
@@ -122,18 +129,22 @@ impl Engine for RedisEngine {
     async fn meta(&mut self) -> Result<CellMeta, Fault> {
         let mut link = self.take_link().await?;
         let meta = read_meta(&mut link, &self.keys).await;
+        if meta.is_ok() {
+            // Whoever serves now, this link leads there.
+            self.served = None;
+        }
         self.keep(link, &meta);
         meta
     }
 
     async fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault> {
         let call = self.batch_call(identity, batch);
-        parse_batch_reply(self.send(&call).await?, batch)
+        parse_batch_reply(self.send(identity, &call).await?, batch)
     }
 
     async fn lookup(&mut self, identity: &Identity, groups: &[LookupGroup]) -> Result<LookupReply, Fault> {
         let call = self.lookup_call(identity, groups);
-        parse_lookup_reply(self.send(&call).await?, groups)
+        parse_lookup_reply(self.send(identity, &call).await?, groups)
     }
 
     fn sent(&self) -> bool {

@@ -93,6 +93,9 @@ impl Report {
     }
 }
 
+/// Bytes of Redis that a queued grant takes at most: its record with the longest encrypted user id.
+const QUEUED_GRANT_BYTES: u64 = 150;
+
 fn machine(report: &mut Report, config: &Config) {
     let (now, most) = descriptors::limits();
     let needed = descriptors::needed(config.http.connections_max);
@@ -129,6 +132,20 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
     );
     report.demand("redis loading", field("loading"), field("loading") == "0", "it reads its data: wait");
 
+    let needed = config.claim.backlog_grants_max * QUEUED_GRANT_BYTES;
+    match setting(&redis, "maxmemory").await.map(|text| text.parse::<u64>().unwrap_or(0)) {
+        Err(error) => report.warn("redis maxmemory", format_args!("cannot be read ({error}): make sure it is set")),
+        Ok(0) => report.warn("redis maxmemory", "not set: Redis may grow until the system kills it; set it"),
+        Ok(bytes) if bytes < needed => report.warn(
+            "redis maxmemory",
+            format_args!(
+                "{} MiB, but claim.backlog_grants_max may fill {} MiB: raise the one or lower the other",
+                bytes >> 20,
+                needed >> 20
+            ),
+        ),
+        Ok(bytes) => report.ok("redis maxmemory", format_args!("{} MiB", bytes >> 20)),
+    }
     for (name, holds, remedy) in [
         ("maxmemory-policy", &["noeviction"][..], "set noeviction: an evicted receipt is a second coupon"),
         ("appendonly", &["yes"], "set yes: otherwise a restart forgets acknowledged claims"),

@@ -125,7 +125,7 @@ impl AckPoller {
     /// One look at PostgreSQL; answers whom it can.
     async fn round(&mut self) -> Result<(), PgFault> {
         let Some(lowest) = self.waiting.iter().map(|waiter| waiter.awaited.entry.epoch).min() else { return Ok(()) };
-        let client = self.pg.get().await?;
+        let client = self.pg.urgent().await?;
         let sql = include_str!("../sql/grant/wait_round.sql");
         let rows = client.query(sql, &[&cell_i16(self.cell), &i32::from(lowest)]).await?;
         let Some(first) = rows.first() else { return Err(PgFault::fault("the cell has no row")) };

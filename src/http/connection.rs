@@ -12,61 +12,97 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::entrance::Entrance;
-use super::guard::{Guarded, Waits};
+use super::guard::{Guarded, StreamUnderWay, Waits};
 use crate::config::{Http, ms};
 use crate::limits::HEAD_BYTES_MAX;
 
 /// What a client that speaks HTTP/2 without negotiation sends first (RFC 9113, 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves one connection to its end. When `stop` turns true, requests under way are answered and
+/// How far a listener's stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Serving,
+    /// What was accepted is answered, nothing new is.
+    Draining,
+    /// Time is up: connections are cut.
+    Over,
+}
+
+/// How long a connection that was accepted during a drain may take to say its first bytes.
+const LAST_CHANCE: Duration = Duration::from_millis(100);
+
+/// Serves one connection to its end. From [`Stage::Draining`] on, requests under way are answered and
 /// the connection closes.
 pub async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     entrance: Arc<Entrance>,
     waits: Arc<Waits>,
-    mut stop: watch::Receiver<bool>,
+    mut stage: watch::Receiver<Stage>,
 ) {
     let _ = stream.set_nodelay(true);
     let config = &entrance.app.config.http;
-    let is_h2 = tokio::select! {
-        biased;
-        first = tokio::time::timeout(ms(config.header_timeout_ms), speaks_h2(&stream)) => first.ok().flatten(),
-        // Who has said nothing yet is owed nothing.
-        _ = stop.wait_for(|stop| *stop) => None,
+    let is_h2 = {
+        let mut first = pin!(tokio::time::timeout(ms(config.header_timeout_ms), speaks_h2(&stream)));
+        tokio::select! {
+            biased;
+            first = first.as_mut() => first.ok().flatten(),
+            // Who says nothing is owed nothing; but what has arrived must first be seen.
+            () = reached(&mut stage, Stage::Draining) => {
+                tokio::time::timeout(LAST_CHANCE, first).await.ok().and_then(Result::ok).flatten()
+            }
+        }
     };
     let Some(is_h2) = is_h2 else { return };
-    let service = service_fn(|request| {
-        let entrance = entrance.clone();
-        async move { Ok::<_, std::convert::Infallible>(entrance.answer(request, peer.ip()).await) }
-    });
     if is_h2 {
-        let io = TokioIo::new(Guarded::http2(stream, waits));
+        let service = service_fn(|request| {
+            let (entrance, stream) = (entrance.clone(), StreamUnderWay::begin(&waits));
+            async move {
+                let answer = entrance.answer(request, peer.ip()).await;
+                Ok::<_, std::convert::Infallible>(answer.map(|body| stream.send(body)))
+            }
+        });
+        let io = TokioIo::new(Guarded::http2(stream, waits.clone()));
         let mut connection = pin!(h2_builder(config).serve_connection(io, service));
         tokio::select! {
             // What has arrived is a request, though the stop came in the same moment.
             biased;
             _ = connection.as_mut() => return,
-            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            () = reached(&mut stage, Stage::Draining) => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     } else {
-        let io = TokioIo::new(Guarded::http1(stream, waits));
+        let service = service_fn(|request| {
+            let (entrance, waits) = (entrance.clone(), waits.clone());
+            async move {
+                waits.begin_request();
+                let answer = entrance.answer(request, peer.ip()).await;
+                waits.end_request();
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let io = TokioIo::new(Guarded::http1(stream, waits.clone()));
         let mut connection = pin!(h1_builder().serve_connection(io, service));
         tokio::select! {
             // What has arrived is a request, though the stop came in the same moment.
             biased;
             _ = connection.as_mut() => return,
-            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            () = reached(&mut stage, Stage::Draining) => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     }
 }
 
+/// Waits until the stop has come as far as `at`, or nobody can stop any more.
+pub async fn reached(stage: &mut watch::Receiver<Stage>, at: Stage) {
+    let _ = stage.wait_for(|stage| *stage >= at).await;
+}
+
 /// Whether the first bytes are HTTP/2's. `None`: the client left.
 async fn speaks_h2(stream: &TcpStream) -> Option<bool> {
     let mut first = [0u8; 24];
+    let mut pause = Duration::from_millis(1);
     loop {
         let seen = stream.peek(&mut first).await.ok().filter(|seen| *seen > 0)?;
         if first[..seen] != H2_PREFACE[..seen] {
@@ -77,7 +113,8 @@ async fn speaks_h2(stream: &TcpStream) -> Option<bool> {
         }
         // "P", "PR" or "PRI": no HTTP/1 method but the rest is on its way. Peeking again at once
         // would spin.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(Duration::from_millis(100));
     }
 }
 

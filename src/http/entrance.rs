@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request as HttpRequest, Version};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::body;
 use super::handlers::claims;
@@ -28,8 +30,8 @@ use crate::claim::lane::LaneHandle;
 use crate::claim::lookup::LookupHandle;
 use crate::config::ms;
 use crate::domain::outcome::{ClaimOutcome, Scope};
-use crate::limits::{ADMIN_BODY_BYTES_MAX, BATCH_BODY_BYTES_MAX};
-use crate::telemetry::metrics;
+use crate::limits::{ADMIN_BODY_BYTES_MAX, BATCH_BODY_BYTES_MAX, CLAIM_BODY_BYTES_MAX};
+use crate::telemetry::{Seldom, metrics};
 
 /// What one thread of one listener needs to answer requests.
 pub struct Entrance {
@@ -40,6 +42,8 @@ pub struct Entrance {
     pub lookups: LookupHandle,
     /// Where everything but a claim is carried out.
     pub background: Handle,
+    /// How many requests may be carried out there at once: shared by all entrances of one listener.
+    pub places: Arc<Semaphore>,
     /// Makes this thread's request ids.
     pub ids: RequestIds,
 }
@@ -72,6 +76,7 @@ impl Entrance {
         begin_request();
         let (head, incoming) = request.into_parts();
         let log = AccessLog::begin(&head);
+        let traceparent = head.headers.get("traceparent").cloned();
         let request_id = self.ids.name(&head.headers);
         let http1 = head.version < Version::HTTP_2;
         let chunked = http1 && head.headers.contains_key(TRANSFER_ENCODING);
@@ -93,8 +98,11 @@ impl Entrance {
         }
         respond::name_request(&mut answer, &request_id);
         metrics().request(self.door, answer.status().as_u16());
-        if let Some(log) = log {
-            log.write(&request_id, answer.status().as_u16());
+        let status = answer.status().as_u16();
+        match log {
+            Some(log) => log.write(&request_id, status),
+            None if status >= 500 => AccessLog::fault(&request_id, &traceparent, status),
+            None => {}
         }
         answer
     }
@@ -144,8 +152,7 @@ impl Entrance {
         let ip = client::address(peer, &head.headers, &app.config.auth.trusted_proxies);
         let mut shopper = None;
         if self.door == Door::Public {
-            throttle(&app, Scope::All, 0)?;
-            throttle(&app, Scope::Ip, app.hashing.ip(ip))?;
+            throttle_client(&app, ip)?;
         }
         if let Access::Shopper = route.access {
             let known = app.gatekeeper.identify(&head.headers, peer, &app.users)?;
@@ -155,7 +162,11 @@ impl Entrance {
             throttle(&app, Scope::User, app.hashing.user(&known.0.user))?;
             shopper = Some(known);
         }
-        let max = if route.path.ends_with("claims:batch") { BATCH_BODY_BYTES_MAX } else { ADMIN_BODY_BYTES_MAX };
+        let max = match route.body {
+            "" => CLAIM_BODY_BYTES_MAX,
+            "ClaimBatch" => BATCH_BODY_BYTES_MAX,
+            _ => ADMIN_BODY_BYTES_MAX,
+        };
         let bytes = body::read(incoming, max, ms(app.config.http.body_timeout_ms)).await?;
         if !bytes.is_empty() && !route.body.is_empty() {
             check_media_type(&head.headers)?;
@@ -179,8 +190,15 @@ impl Entrance {
             }
             handler(app, request).await
         };
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let detail = "too many requests are under way; ask again";
+            return Err(Problem::of(ClaimOutcome::Overloaded, detail).retry_after_ms(1000));
+        };
         // A client that leaves does not stop a write half-way: the task goes on without it.
-        let task = self.background.spawn(async move { tokio::time::timeout(timeout, work).await });
+        let task = self.background.spawn(async move {
+            let _place = place;
+            tokio::time::timeout(timeout, work).await
+        });
         match task.await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Problem::new(
@@ -193,6 +211,13 @@ impl Entrance {
             }
         }
     }
+}
+
+/// Counts a request against the throttles that need no identity. The address comes first: a flood
+/// from one address must not use up what all share.
+pub fn throttle_client(app: &App, ip: IpAddr) -> Result<(), Problem> {
+    throttle(app, Scope::Ip, app.hashing.ip(ip))?;
+    throttle(app, Scope::All, 0)
 }
 
 /// Counts a request against a throttle.
@@ -266,6 +291,15 @@ impl AccessLog {
                 .unwrap_or("")
                 .to_owned(),
         })
+    }
+
+    /// Where access lines are off, faults still say which request they met, once a second.
+    fn fault(request_id: &str, traceparent: &Option<HeaderValue>, status: u16) {
+        static LINE: Seldom = Seldom::new();
+        if let Some(more) = LINE.now() {
+            let traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("");
+            tracing::warn!(request_id, traceparent, status, more, "a request was answered with a fault");
+        }
     }
 
     fn write(self, request_id: &str, status: u16) {

@@ -5,12 +5,16 @@
 //! the first two, since two parsers that read them in two ways disagree on where a request ends, and notes what a connection waits for, so that
 //! [`Watch::sweep`] can end what waits too long.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
@@ -26,6 +30,10 @@ pub struct Waits {
     head: AtomicU64,
     /// Since when the client takes no bytes.
     write: AtomicU64,
+    /// HTTP/2: since when an answer waits for the client and none has ended.
+    answer: AtomicU64,
+    /// HTTP/2: requests under way.
+    streams: AtomicU64,
 }
 
 /// How long a connection may wait for what, in ms.
@@ -73,6 +81,77 @@ enum Phase {
     Opaque,
 }
 
+/// One HTTP/2 request from its head to the last byte of its answer.
+pub struct StreamUnderWay {
+    waits: Arc<Waits>,
+}
+
+/// An answer's body that notes when it has been handed over and when it is gone: the protocol itself
+/// lets a client open windows that never grow.
+pub struct Sending {
+    body: Full<Bytes>,
+    _stream: StreamUnderWay,
+}
+
+// === impl StreamUnderWay ===
+
+impl StreamUnderWay {
+    pub fn begin(waits: &Arc<Waits>) -> Self {
+        waits.streams.fetch_add(1, Ordering::Relaxed);
+        waits.begin_request();
+        StreamUnderWay { waits: waits.clone() }
+    }
+
+    /// The answer is made: from now on the client is waited for.
+    pub fn send(self, body: Full<Bytes>) -> Sending {
+        let _ = self.waits.answer.compare_exchange(0, mono_ms(), Ordering::Relaxed, Ordering::Relaxed);
+        Sending { body, _stream: self }
+    }
+}
+
+impl Drop for StreamUnderWay {
+    fn drop(&mut self) {
+        let last = self.waits.streams.fetch_sub(1, Ordering::Relaxed) == 1;
+        // Whatever ended, the client has moved.
+        self.waits.answer.store(if last { 0 } else { mono_ms() }, Ordering::Relaxed);
+        if last {
+            self.waits.end_request();
+        }
+    }
+}
+
+// === impl Sending ===
+
+impl Body for Sending {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === impl Waits ===
+
+impl Waits {
+    /// However long a request takes, its connection is not idle meanwhile.
+    pub fn begin_request(&self) {
+        self.idle.store(0, Ordering::Relaxed);
+    }
+
+    pub fn end_request(&self) {
+        self.idle.store(mono_ms(), Ordering::Relaxed);
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
@@ -93,7 +172,8 @@ impl Watch {
             }
             let stalled = too_long(&waits.idle, patience.idle)
                 || too_long(&waits.head, patience.head)
-                || too_long(&waits.write, patience.write);
+                || too_long(&waits.write, patience.write)
+                || too_long(&waits.answer, patience.write);
             if stalled {
                 task.abort();
             }
@@ -106,12 +186,12 @@ impl Watch {
 
 impl<S> Guarded<S> {
     pub fn http1(stream: S, waits: Arc<Waits>) -> Self {
-        waits.idle.store(mono_ms(), Ordering::Relaxed);
+        waits.end_request();
         Guarded { stream, waits, scan: Some(Scan::default()) }
     }
 
-    /// Pings of the protocol itself keep watch over idle HTTP/2 connections.
     pub fn http2(stream: S, waits: Arc<Waits>) -> Self {
+        waits.end_request();
         Guarded { stream, waits, scan: None }
     }
 }
@@ -125,14 +205,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             let heads = scan.heads;
             scan.feed(&buffer.filled()[before..])?;
             let since = this.waits.head.load(Ordering::Relaxed);
-            let (idle, head) = match scan.phase {
-                Phase::Head if scan.head_bytes == 0 => (mono_ms(), 0),
+            let head = match scan.phase {
+                Phase::Head if scan.head_bytes == 0 => 0,
                 // Its first bytes may have come with the end of the request before.
-                Phase::Head if since == 0 || scan.heads != heads => (0, mono_ms()),
-                Phase::Head => (0, since),
-                _ => (0, 0),
+                Phase::Head if since == 0 || scan.heads != heads => mono_ms(),
+                Phase::Head => since,
+                _ => 0,
             };
-            this.waits.idle.store(idle, Ordering::Relaxed);
+            if head != 0 || scan.heads != heads {
+                this.waits.begin_request();
+            }
             this.waits.head.store(head, Ordering::Relaxed);
         }
         polled

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::connection;
+use super::connection::{self, Stage, reached};
 use super::entrance::Entrance;
 use super::guard::{Patience, Waits, Watch};
 use crate::telemetry::metrics;
@@ -59,13 +59,14 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
 }
 
-/// Accepts until `stop` turns true, then waits until the connections have ended.
+/// Accepts until [`Stage::Draining`], then waits until the connections have ended, or cuts them when
+/// it is over.
 pub async fn run(
     listener: std::net::TcpListener,
     entrance: Arc<Entrance>,
     open: Arc<Open>,
     gauge: Gauge,
-    stop: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let config = &entrance.app.config.http;
@@ -92,18 +93,18 @@ pub async fn run(
         gauge.increment(1.0);
         let counted = Counted { open: open.clone(), gauge: gauge.clone() };
         let waits = Arc::new(Waits::default());
-        let serve = connection::serve(stream, peer, entrance.clone(), waits.clone(), stop.clone());
+        let serve = connection::serve(stream, peer, entrance.clone(), waits.clone(), stage.clone());
         let task = connections.spawn(async move {
             let _counted = counted;
             serve.await;
         });
         watch.add(waits, task);
     };
-    let mut stopped = stop.clone();
+    let mut stopped = stage.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopped.wait_for(|stop| *stop) => break,
+            () = reached(&mut stopped, Stage::Draining) => break,
         };
         match accepted {
             Ok((stream, peer)) => admit(stream, peer),
@@ -120,7 +121,13 @@ pub async fn run(
         admit(stream, peer);
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => {}
+        () = reached(&mut stopped, Stage::Over) => {
+            tracing::warn!(connections = connections.len(), "connections are cut: their requests did not end in time");
+            connections.shutdown().await;
+        }
+    }
     sweeper.abort();
     Ok(())
 }

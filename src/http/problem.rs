@@ -10,6 +10,7 @@ pub use crate::domain::fields::FieldError;
 use crate::domain::outcome::ClaimOutcome;
 use crate::pg::{PgFault, PgKind};
 use crate::redis::fault::Fault;
+use crate::telemetry::Seldom;
 
 /// A refusal: code, words for the caller, and when to come back.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,7 +151,10 @@ impl From<PgFault> for Problem {
         crate::telemetry::metrics().postgres_error(fault.word());
         match fault.kind {
             PgKind::Transient | PgKind::Unknown => {
-                tracing::warn!(error = %fault, "a request could not reach PostgreSQL");
+                static LINE: Seldom = Seldom::new();
+                if let Some(more) = LINE.now() {
+                    tracing::warn!(error = %fault, more, "a request could not reach PostgreSQL");
+                }
                 Problem::new("unavailable", "PostgreSQL is not available; ask again").retry_after_ms(1000)
             }
             PgKind::Data | PgKind::Fault => {
@@ -164,7 +168,10 @@ impl From<PgFault> for Problem {
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         crate::telemetry::metrics().redis_error(fault.kind);
-        tracing::warn!(error = %fault, "a request could not reach Redis");
+        static LINE: Seldom = Seldom::new();
+        if let Some(more) = LINE.now() {
+            tracing::warn!(error = %fault, more, "a request could not reach Redis");
+        }
         Problem::new("unavailable", "Redis is not available; ask again").retry_after_ms(1000)
     }
 }

@@ -144,7 +144,10 @@ fn refusal(
         (matches!(holding.state, 2 | 3), ClaimOutcome::TemplateInactive),
         (now < starts, ClaimOutcome::NotStarted),
         (now >= ends || template.freed || holding.state == 9, ClaimOutcome::Ended),
-        (app.snapshot.load().blacklist.blocks(&viewer.shopper.user, viewer.ip, device, now), ClaimOutcome::Blocked),
+        (
+            app.snapshot.load().blacklist.blocks(&viewer.shopper.user, Some(viewer.ip), device, now),
+            ClaimOutcome::Blocked,
+        ),
         (app.config.throttle.device_required && viewer.device.is_none(), ClaimOutcome::DeviceRequired),
         (!audience_holds, ClaimOutcome::NotEligible),
         (holding.receipts.len() as u32 >= definition.limits.per_user, ClaimOutcome::UserLimitReached),

@@ -304,7 +304,7 @@ async fn blacklist(shop: &Shop, operator: &Key, merchant: &Key) {
     let blocks = |user: &str, ip: &str, device: Option<&str>| {
         let device = device.map(|device| shop.app.hashing.device(device));
         let now = floodgate::clock::now_ms();
-        shop.app.snapshot.load().blacklist.blocks(&sealed(user), ip.parse().unwrap(), device, now)
+        shop.app.snapshot.load().blacklist.blocks(&sealed(user), Some(ip.parse().unwrap()), device, now)
     };
     assert!(
         blocks("u-1", "8.8.8.8", None) && blocks("u-2", "192.0.2.77", None) && blocks("u-2", "8.8.8.8", Some("d-1"))

@@ -39,6 +39,10 @@ async fn headers_name_the_shopper_only_if_a_trusted_proxy_sends_them() {
     assert_eq!(by_token.code(), "unauthenticated", "a token is no header");
     assert_eq!(ask(0, vec![("x-user-id", "a b")]).await.code(), "invalid_request");
     assert_eq!(ask(0, vec![("x-user-id", "u-1"), ("x-user-registered-at", "monday")]).await.code(), "invalid_request");
+    for (name, value) in [("x-user-id", "u-2"), ("x-user-level", "gold"), ("x-user-tags", "vip")] {
+        let twice: Vec<_> = facts.into_iter().chain([(name, value)]).collect();
+        assert_eq!(ask(0, twice).await.code(), "invalid_request", "two of {name}");
+    }
     for missing in 1..facts.len() {
         let mut some: Vec<_> = facts.into();
         some.remove(missing);
@@ -79,7 +83,7 @@ async fn throttles_name_their_scope_and_end() {
             let app = &app;
             async move {
                 let headers = [("x-forwarded-for", ip.as_str()), ("x-device-id", &device)];
-                if turn % 2 == 0 {
+                if turn.is_multiple_of(2) {
                     return app.claim_at(process, id, &user, "", &headers).await.unwrap();
                 }
                 // Reads count as much as claims do.

@@ -252,9 +252,9 @@ async fn who_stalls_is_cut_off_in_time() {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            match tokio::time::timeout(Duration::from_millis(200), stream.write_all(&request)).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            let wrote = tokio::time::timeout(Duration::from_millis(200), stream.write_all(&request)).await;
+            if matches!(wrote, Ok(Err(_))) {
+                return;
             }
         }
         panic!("who reads nothing is still served");
@@ -319,6 +319,29 @@ async fn http2_is_bounded_too() {
         assert!(raw(&address, &bytes, PATIENCE).await.is_some(), "{name}: no end");
         hostile.serves().await;
     }
+    hostile.end().await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_at_once() {
+    let mut hostile = Hostile::new(TestApp::plan("hostile-connections").set("HTTP_CONNECTIONS_MAX", 4)).await;
+    let address = hostile.app.gateway(0).address().to_owned();
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(TcpStream::connect(&address).await.unwrap());
+    }
+    until("they are counted", async || {
+        hostile.app.gateway(0).metric("floodgate_connections{listener=\"public\"").await == Some(4.0)
+    })
+    .await;
+    let refused = raw(&address, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", PATIENCE).await;
+    assert_eq!(refused.as_deref(), Some(&b""[..]), "closed without a word");
+    drop(open);
+    until("there is room again", async || {
+        hostile.app.gateway(0).metric("floodgate_connections{listener=\"public\"").await == Some(0.0)
+    })
+    .await;
+    hostile.serves().await;
     hostile.end().await;
 }
 

@@ -9,8 +9,8 @@ use super::{if_match, no_body, number_cursor, page, query_word};
 use crate::app::App;
 use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::lifecycle::{self, Action};
-use crate::catalog::publish;
 use crate::catalog::store::{self, Record, Scope};
+use crate::catalog::{poller, publish};
 use crate::domain::fields::{Complaints, Object, is_plain};
 use crate::domain::ids::{SERIAL_MAX, TemplateId};
 use crate::domain::template::Status;
@@ -312,6 +312,8 @@ async fn settled(app: &App, id: TemplateId, mut reply: Reply) -> Result<Reply, P
         && body["status"].as_str().and_then(Status::parse).is_some_and(store::is_live)
     {
         publish::bring(app, id).await?;
+        // This process knows it with the answer; the others within worker.snapshot_poll_ms.
+        poller::load_once(app).await?;
         body["redis_revision"] = Value::from(*revision);
     }
     Ok(reply)

@@ -15,14 +15,15 @@ use crate::config::ms;
 use crate::domain::audience::Facts;
 use crate::domain::ids::TemplateId;
 use crate::domain::outcome::{ClaimOutcome, Scope};
+use crate::domain::template::Issuer;
 use crate::domain::user::UserId;
 use crate::gateway::{self, ClaimRequest, Granted};
 use crate::handler;
 use crate::http::body;
-use crate::http::entrance::{Entrance, throttle};
+use crate::http::entrance::{Entrance, throttle, throttle_client};
 use crate::http::problem::{FieldError, Problem};
 use crate::http::respond::{self, Answer};
-use crate::http::route::{Access, Door, Reply, Request, Role, Route};
+use crate::http::route::{Access, Caller, Door, Reply, Request, Role, Route};
 use crate::limits::{BATCH_ENDPOINT_CLAIMS_MAX, CHANNEL_MAX, CLAIM_BODY_BYTES_MAX, CLAIM_KEY_MAX, DEVICE_ID_MAX};
 
 const CLAIM_PROBLEMS: &[&str] = &[
@@ -117,9 +118,8 @@ async fn claim(
 ) -> Result<Granted, Problem> {
     let headers = &head.headers;
     let before_lane = || -> Result<_, Problem> {
-        throttle(app, Scope::All, 0)?;
         let ip = client::address(peer, headers, &app.config.auth.trusted_proxies);
-        throttle(app, Scope::Ip, app.hashing.ip(ip))?;
+        throttle_client(app, ip)?;
         let shopper = app.gatekeeper.identify(headers, peer, &app.users)?;
         let key = claim_key(headers)?;
         let device = client::device(headers)?;
@@ -188,6 +188,9 @@ struct BatchClaim {
 
 async fn batch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let template = TemplateId::parse(&request.params[0]).ok_or_else(|| no_template(&request.params[0]))?;
+    if !is_own(&app, request.caller(), template) {
+        return Err(no_template(&request.params[0]));
+    }
     let claims = parse_batch(&request.json()?)?;
     let request_id = request.request_id;
     let waiting: Vec<_> = claims
@@ -203,6 +206,16 @@ async fn batch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
         results.push(result.await.map_err(|_| Problem::new("internal", "a claim of the batch was not decided"))?);
     }
     Ok(Reply::Ok(json!({ "results": results })))
+}
+
+/// Whether a key may claim a template for others: its own issuer's, and the platform's keys all.
+fn is_own(app: &App, caller: &Caller, template: TemplateId) -> bool {
+    let snapshot = app.snapshot.load();
+    caller.owner_type == Issuer::Platform.word()
+        || snapshot.templates.get(&template).is_none_or(|template| {
+            let definition = &template.definition;
+            definition.issuer.word() == caller.owner_type && definition.issuer_id == caller.owner_id
+        })
 }
 
 /// A claim of a batch, answered as a single claim would be, with its status beside it.
@@ -303,7 +316,7 @@ fn parse_claim(value: &Value, at: &str, errors: &mut Vec<FieldError>) -> Option<
     }
     let ip = match ip.map(|ip| ip.parse::<IpAddr>()) {
         None => None,
-        Some(Ok(ip)) => Some(ip),
+        Some(Ok(ip)) => Some(ip.to_canonical()),
         Some(Err(_)) => {
             errors.push(field_error(format!("{at}.ip"), "wrong_format", "an IPv4 or IPv6 address"));
             None
