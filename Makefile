@@ -20,7 +20,7 @@ install:
 	./scripts/install-deps
 
 test: install toolchain
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --workspace --locked --workspace
 
 check: toolchain
 	$(CARGO) fmt --all --check

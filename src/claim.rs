@@ -6,11 +6,13 @@
 //! - [`model_engine`]: the same decisions in plain sequential Rust, to test the scripts against
 //! - [`cell`]: which history of the cell this process believes in
 //! - [`lane`]: where claims wait for the batch in flight
+//! - [`lookup`]: the lane for claim keys that are looked up before a refusal
 //! - [`doubt`]: claims whose outcome is unknown, until their deadline has passed
 
 pub mod cell;
 pub mod doubt;
 pub mod engine;
 pub mod lane;
+pub mod lookup;
 pub mod model_engine;
 pub mod redis_engine;

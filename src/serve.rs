@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::admission::probe;
 use crate::app::App;
 use crate::catalog::{api_keys, poller, workers};
-use crate::claim::{cell, lane};
+use crate::claim::{cell, lane, lookup};
 use crate::config::ms;
 use crate::grant::flusher::Flusher;
 use crate::http::entrance::{Entrance, RequestIds};
@@ -77,7 +77,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
 
     let shared = app.lane_shared();
     let (background_lane, _) = lane::start(app.engine(), shared.clone());
-    let background_lookups = lane::start_lookups(app.engine(), shared);
+    let background_lookups = lookup::start(app.engine(), shared);
     let lanes = (background_lane, background_lookups);
     let _ = app.claims.background_lanes.set(lanes.clone());
 
@@ -134,7 +134,7 @@ fn start_gateways(
             runtime.block_on(async move {
                 let shared = app.lane_shared();
                 let (lane, lane_task) = lane::start(app.engine(), shared.clone());
-                let lookups = lane::start_lookups(app.engine(), shared);
+                let lookups = lookup::start(app.engine(), shared);
                 let entrance = Arc::new(Entrance {
                     app,
                     door: Door::Public,

@@ -11,6 +11,7 @@ use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::domain::outcome::{ClaimOutcome, Scope};
+use crate::http::route::Door;
 
 /// Seconds: from 50 us to 10 s, about 2.2 apart.
 const SECONDS: &[f64] =
@@ -19,6 +20,9 @@ const SECONDS: &[f64] =
 const SIZES: &[f64] =
     &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0, 65536.0, 131072.0];
 
+/// Classes of statuses.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
 macro_rules! metrics_table {
     ($($(#[doc = $doc:literal])+ $field:ident : $kind:ident $name:literal $({$($label:literal = $value:literal),+})?),+ $(,)?) => {
         /// Every metric with a fixed set of labels.
@@ -26,6 +30,7 @@ macro_rules! metrics_table {
             $($(#[doc = $doc])+ pub $field: $kind,)+
             claims: Vec<Counter>,
             throttled: [Counter; 4],
+            requests: [[Counter; 4]; 2],
         }
 
         impl Metrics {
@@ -39,6 +44,9 @@ macro_rules! metrics_table {
                 Metrics {
                     $($field: metrics_table!(@make $kind $name $({$($label = $value),+})?),)+
                     claims: ClaimOutcome::ALL.iter().map(|outcome| metrics::counter!("floodgate_claims_total", "outcome" => outcome.code())).collect(),
+                    requests: ["public", "internal"].map(|listener| {
+                        CLASSES.map(|class| metrics::counter!("floodgate_http_requests_total", "listener" => listener, "class" => class))
+                    }),
                     throttled: [Scope::All, Scope::User, Scope::Ip, Scope::Device].map(|scope| metrics::counter!("floodgate_throttled_total", "scope" => scope.word())),
                 }
             }
@@ -188,6 +196,12 @@ impl Metrics {
             Scope::Device => 3,
         }]
         .increment(1);
+    }
+
+    /// A request was answered with this status.
+    pub fn request(&self, door: Door, status: u16) {
+        let class = usize::from(status / 100).clamp(2, 5) - 2;
+        self.requests[usize::from(door == Door::Internal)][class].increment(1);
     }
 
     /// Off the hot path: looks the counter up by its kind.

@@ -76,8 +76,9 @@ pub async fn page(
         )
         .await
         .map_err(crate::pg::PgFault::from)?;
-    for row in rows {
-        coupons.push(Coupon {
+    let stored: Vec<Coupon> = rows
+        .iter()
+        .map(|row| Coupon {
             template: TemplateId(row.get::<_, i32>(0) as u32),
             serial: row.get::<_, i64>(1) as Serial,
             epoch: row.get::<_, i32>(2) as Epoch,
@@ -86,8 +87,11 @@ pub async fn page(
             acquired: row.get(5),
             valid_from: row.get(6),
             expires: row.get(7),
-        });
-    }
+        })
+        .collect();
+    // What was stored between the two looks was seen by both.
+    coupons.retain(|pending| !stored.iter().any(|row| row.grant() == pending.grant()));
+    coupons.extend(stored);
     coupons.sort_by_key(|coupon| std::cmp::Reverse(coupon.place()));
     let more = coupons.len() > limit;
     coupons.truncate(limit);
@@ -101,20 +105,19 @@ pub async fn by_code(app: &App, user: &UserRef, code: &str) -> Result<Coupon, Pr
     let not_found = || Problem::new("coupon_not_found", "there is no coupon of this code in the wallet");
     let name = app.code_key.decode(code).ok_or_else(not_found)?;
     let asked = || fate(&app.pg, app.cell, name.template, name.serial, name.epoch);
-    let of_user = |row: StoredCoupon| {
-        let theirs = row.user == *user && row.gift_generation == i16::from(name.gift);
-        theirs.then(|| Coupon::stored(name, &row)).ok_or_else(not_found)
-    };
-    match asked().await? {
-        Fate::Stored(row) => of_user(row),
-        Fate::Pending => match unflushed(app, user).await?.into_iter().find(|coupon| coupon.name() == name) {
-            Some(coupon) => Ok(coupon),
-            // Stored between the two looks, or another's.
-            None => match asked().await? {
-                Fate::Stored(row) => of_user(row),
-                _ => Err(not_found()),
-            },
-        },
+    let mut found = asked().await?;
+    if matches!(found, Fate::Pending) {
+        if let Some(coupon) = unflushed(app, user).await?.into_iter().find(|coupon| coupon.name() == name) {
+            return Ok(coupon);
+        }
+        // Stored between the two looks, or another's.
+        found = asked().await?;
+    }
+    match found {
+        Fate::Stored(row) if row.user == *user && row.gift_generation == i16::from(name.gift) => {
+            Ok(Coupon::stored(name, &row))
+        }
+        Fate::Stored(_) | Fate::Pending => Err(not_found()),
         Fate::Lost => Err(Problem::of(
             ClaimOutcome::ClaimLost,
             "this coupon was granted, but a failover lost it before it was stored; claim again",
@@ -209,6 +212,11 @@ impl Coupon {
 
     fn place(&self) -> Place {
         (self.acquired, self.template.0, self.serial)
+    }
+
+    /// What a grant and its row have in common, whoever holds the coupon now.
+    fn grant(&self) -> (TemplateId, Serial, Epoch) {
+        (self.template, self.serial, self.epoch)
     }
 
     fn name(&self) -> CouponName {

@@ -40,6 +40,20 @@ impl Cell {
         self.identity.load_full()
     }
 
+    /// The identity to call under; where there is none, one look at the cell's meta within `left`.
+    pub async fn find(&self, engine: &mut impl Engine, left: Duration) -> Option<Arc<Identity>> {
+        if let Some(identity) = self.identity() {
+            return Some(identity);
+        }
+        match tokio::time::timeout(left, engine.meta()).await.unwrap_or_else(|_| Err(Fault::timeout())) {
+            Ok(meta) => self.adopt(&meta),
+            Err(fault) => {
+                metrics().redis_error(fault.kind);
+                None
+            }
+        }
+    }
+
     /// A script refused `used`: forget it, unless another one was adopted meanwhile.
     pub fn doubt(&self, used: &Identity) {
         let current = self.identity.load();

@@ -23,7 +23,6 @@ use crate::config;
 use crate::domain::ids::EntryId;
 use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::domain::window::{Day, Millis};
-use crate::redis::cell::Identity;
 use crate::redis::fault::{Executed, Fault};
 use crate::redis::keys::CellKeys;
 use crate::telemetry::metrics;
@@ -211,7 +210,7 @@ impl<E: Engine> Lane<E> {
             if left.is_zero() {
                 break;
             }
-            let Some(identity) = self.identity(left).await else { break };
+            let Some(identity) = self.shared.cell.find(&mut self.engine, left).await else { break };
             let Some(redis_now) = self.shared.cell.redis_now() else { break };
             for bundle in &mut bundles {
                 bundle.group.day = day_of(&bundle.template, redis_now);
@@ -269,20 +268,6 @@ impl<E: Engine> Lane<E> {
             }
         }
         refuse_all(bundles, ClaimOutcome::Unavailable);
-    }
-
-    /// The identity to claim under; where there is none, one look at the cell's meta.
-    async fn identity(&mut self, left: Duration) -> Option<Arc<Identity>> {
-        if let Some(identity) = self.shared.cell.identity() {
-            return Some(identity);
-        }
-        match tokio::time::timeout(left, self.engine.meta()).await.unwrap_or_else(|_| Err(Fault::timeout())) {
-            Ok(meta) => self.shared.cell.adopt(&meta),
-            Err(fault) => {
-                metrics().redis_error(fault.kind);
-                None
-            }
-        }
     }
 
     /// Notes the claims as in doubt and, in the background, looks them up when their deadline has
@@ -419,115 +404,6 @@ fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryI
 fn refuse_all(bundles: Vec<Bundle>, outcome: ClaimOutcome) {
     for answer in bundles.into_iter().flat_map(|bundle| bundle.answers) {
         let _ = answer.send(Answer::Refused(outcome));
-    }
-}
-
-// === Lookups before a refusal ===
-
-/// What a lookup found for a claim that the gateway itself would refuse.
-#[derive(Debug)]
-pub enum Lookup {
-    Found {
-        held: Held,
-        last: EntryId,
-    },
-    /// The claim key was not granted.
-    NotFound,
-    /// The cell cannot tell at this moment.
-    Unavailable,
-}
-
-/// The entrance of the lane for lookups: the same natural batches, read-only, on a connection of
-/// its own so that no claim waits behind them.
-#[derive(Clone)]
-pub struct LookupHandle {
-    jobs: mpsc::Sender<LookupJob>,
-}
-
-struct LookupJob {
-    template: Arc<LiveTemplate>,
-    claim: (crate::domain::user::UserRef, u64),
-    answer: oneshot::Sender<Lookup>,
-}
-
-// === impl LookupHandle ===
-
-impl LookupHandle {
-    /// Looks a claim key up. A full lane is `Unavailable`.
-    pub async fn find(&self, template: Arc<LiveTemplate>, user: crate::domain::user::UserRef, key: u64) -> Lookup {
-        let (answer, answered) = oneshot::channel();
-        metrics().lookups.increment(1);
-        if self.jobs.try_send(LookupJob { template, claim: (user, key), answer }).is_err() {
-            return Lookup::Unavailable;
-        }
-        answered.await.unwrap_or(Lookup::Unavailable)
-    }
-}
-
-/// Starts the lane for lookups as a task of the present runtime.
-pub fn start_lookups<E: Engine>(engine: E, shared: Arc<LaneShared>) -> LookupHandle {
-    let (jobs, queue) = mpsc::channel(shared.settings.lane_max);
-    let lane = Lane { engine, shared, load: Arc::default() };
-    tokio::spawn(lane.run_lookups(queue));
-    LookupHandle { jobs }
-}
-
-impl<E: Engine> Lane<E> {
-    async fn run_lookups(mut self, mut queue: mpsc::Receiver<LookupJob>) {
-        let batch_max = self.shared.settings.batch_max;
-        let mut taken = Vec::with_capacity(batch_max);
-        while queue.recv_many(&mut taken, batch_max).await > 0 {
-            let mut groups: Vec<(LookupGroup, Vec<oneshot::Sender<Lookup>>)> = Vec::new();
-            let mut ids = Vec::new();
-            for job in taken.drain(..) {
-                let at = ids.iter().position(|id| *id == job.template.id).unwrap_or_else(|| {
-                    ids.push(job.template.id);
-                    let keys = self.shared.keys.template(job.template.id);
-                    groups.push((LookupGroup { keys, claims: Vec::new() }, Vec::new()));
-                    ids.len() - 1
-                });
-                groups[at].0.claims.push(job.claim);
-                groups[at].1.push(job.answer);
-            }
-            let (groups, answers): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
-            let found = self.look_up(&groups).await;
-            for (at, answers) in answers.into_iter().enumerate() {
-                for (claim, answer) in answers.into_iter().enumerate() {
-                    let _ = answer.send(match &found {
-                        None => Lookup::Unavailable,
-                        Some((last, groups)) => match &groups[at] {
-                            LookupGroupReply::Found(receipts) => match receipts[claim] {
-                                Some(held) => Lookup::Found { held, last: *last },
-                                None => Lookup::NotFound,
-                            },
-                            LookupGroupReply::Freed => Lookup::NotFound,
-                            LookupGroupReply::NotLoaded => Lookup::Unavailable,
-                        },
-                    });
-                }
-            }
-        }
-    }
-
-    async fn look_up(&mut self, groups: &[LookupGroup]) -> Option<(EntryId, Vec<LookupGroupReply>)> {
-        let budget = config::ms(self.shared.settings.deadline_ms);
-        for _ in 0..2 {
-            let identity = self.identity(budget).await?;
-            let reply = tokio::time::timeout(budget, self.engine.lookup(&identity, groups)).await;
-            match reply.unwrap_or_else(|_| Err(Fault::timeout())) {
-                Ok(LookupReply::Executed { now, last, groups }) => {
-                    self.shared.cell.see_clock(now);
-                    return Some((last, groups));
-                }
-                Ok(LookupReply::NotExecuted(Mismatch::Identity)) => self.shared.cell.doubt(&identity),
-                Ok(LookupReply::NotExecuted(_)) => return None,
-                Err(fault) => {
-                    metrics().redis_error(fault.kind);
-                    self.shared.cell.doubt(&identity);
-                }
-            }
-        }
-        None
     }
 }
 

@@ -13,14 +13,11 @@ use tokio::sync::watch;
 
 use super::entrance::Entrance;
 use super::guard::{Guarded, Waits};
-use crate::config::Http;
+use crate::config::{Http, ms};
 use crate::limits::HEAD_BYTES_MAX;
 
 /// What a client that speaks HTTP/2 without negotiation sends first (RFC 9113, 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How long a connection may leave its first bytes out, and a client take no bytes.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
 
 /// Serves one connection to its end. When `stop` turns true, requests under way are answered and
 /// the connection closes.
@@ -32,8 +29,14 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
-    let Ok(Some(is_h2)) = tokio::time::timeout(FIRST_BYTES, speaks_h2(&stream)).await else { return };
     let config = &entrance.app.config.http;
+    let is_h2 = tokio::select! {
+        biased;
+        first = tokio::time::timeout(ms(config.header_timeout_ms), speaks_h2(&stream)) => first.ok().flatten(),
+        // Who has said nothing yet is owed nothing.
+        _ = stop.wait_for(|stop| *stop) => None,
+    };
+    let Some(is_h2) = is_h2 else { return };
     let service = service_fn(|request| {
         let entrance = entrance.clone();
         async move { Ok::<_, std::convert::Infallible>(entrance.answer(request, peer.ip()).await) }
@@ -42,6 +45,8 @@ pub async fn serve(
         let io = TokioIo::new(Guarded::http2(stream, waits));
         let mut connection = pin!(h2_builder(config).serve_connection(io, service));
         tokio::select! {
+            // What has arrived is a request, though the stop came in the same moment.
+            biased;
             _ = connection.as_mut() => return,
             _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
         }
@@ -50,6 +55,8 @@ pub async fn serve(
         let io = TokioIo::new(Guarded::http1(stream, waits));
         let mut connection = pin!(h1_builder().serve_connection(io, service));
         tokio::select! {
+            // What has arrived is a request, though the stop came in the same moment.
+            biased;
             _ = connection.as_mut() => return,
             _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
         }
@@ -77,8 +84,9 @@ async fn speaks_h2(stream: &TcpStream) -> Option<bool> {
 fn h1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     // The library's own bound of 100 header lines stands: another one would cost an allocation a request.
-    // Idle connections and slow heads are ended by the guard's sweep, at no cost a request.
-    builder.max_buf_size(HEAD_BYTES_MAX).half_close(false).pipeline_flush(true);
+    // Idle connections and slow heads are ended by the guard's sweep, at no cost a request. No
+    // `pipeline_flush`: it keeps an answer back while further bytes wait, and drops it on a close.
+    builder.max_buf_size(HEAD_BYTES_MAX).half_close(false).writev(false);
     builder
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request as HttpRequest, Version};
 use tokio::runtime::Handle;
@@ -24,10 +24,12 @@ use super::router::{Found, Router, parse_query};
 use crate::admission::client;
 use crate::admission::throttle::{Throttled, begin_request};
 use crate::app::App;
-use crate::claim::lane::{LaneHandle, LookupHandle};
+use crate::claim::lane::LaneHandle;
+use crate::claim::lookup::LookupHandle;
 use crate::config::ms;
 use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, BATCH_BODY_BYTES_MAX};
+use crate::telemetry::metrics;
 
 /// What one thread of one listener needs to answer requests.
 pub struct Entrance {
@@ -71,7 +73,8 @@ impl Entrance {
         let (head, incoming) = request.into_parts();
         let log = AccessLog::begin(&head);
         let request_id = self.ids.name(&head.headers);
-        let chunked = head.version < Version::HTTP_2 && head.headers.contains_key(TRANSFER_ENCODING);
+        let http1 = head.version < Version::HTTP_2;
+        let chunked = http1 && head.headers.contains_key(TRANSFER_ENCODING);
         let mut answer = match check_head(&head) {
             Err(problem) => {
                 let mut answer = respond::problem(&problem, &request_id);
@@ -83,11 +86,13 @@ impl Entrance {
                 None => self.other(head, incoming, peer, &request_id).await,
             },
         };
-        if chunked {
-            // The guard does not read chunked bodies along: nothing may follow them.
+        if chunked || http1 && self.app.draining() {
+            // The guard does not read chunked bodies along: nothing may follow them. And who is told
+            // during the drain sends no request into a connection that is about to close.
             respond::close(&mut answer);
         }
         respond::name_request(&mut answer, &request_id);
+        metrics().request(self.door, answer.status().as_u16());
         if let Some(log) = log {
             log.write(&request_id, answer.status().as_u16());
         }
@@ -217,13 +222,8 @@ fn check_head(head: &Parts) -> Result<(), Problem> {
     if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
         return invalid("send exactly one Host header");
     }
-    if head.version < Version::HTTP_2 && head.headers.contains_key(TRANSFER_ENCODING) {
-        if head.headers.contains_key(CONTENT_LENGTH) {
-            return invalid("send Content-Length or Transfer-Encoding, not both");
-        }
-        if head.version == Version::HTTP_10 {
-            return invalid("HTTP/1.0 knows no Transfer-Encoding");
-        }
+    if head.version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
+        return invalid("HTTP/1.0 knows no Transfer-Encoding");
     }
     Ok(())
 }

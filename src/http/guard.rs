@@ -1,8 +1,8 @@
 //! Bytes that no honest client sends, and clients that stall.
 //!
-//! The HTTP library accepts a bare LF for a line's end and waits for ever on a client that reads
-//! nothing. A [`Guarded`] stream refuses the first, since two parsers that disagree on where a
-//! line ends disagree on where a request ends, and notes what a connection waits for, so that
+//! The HTTP library accepts a bare LF for a line's end, overlooks a Content-Length beside
+//! Transfer-Encoding, and waits for ever on a client that reads nothing. A [`Guarded`] stream refuses
+//! the first two, since two parsers that read them in two ways disagree on where a request ends, and notes what a connection waits for, so that
 //! [`Watch::sweep`] can end what waits too long.
 
 use std::io;
@@ -57,8 +57,10 @@ struct Scan {
     /// The part of a line that has arrived, where a line arrives in parts.
     line: Vec<u8>,
     head_bytes: usize,
-    content_length: u64,
+    content_length: Option<u64>,
     chunked: bool,
+    /// Heads that have arrived whole.
+    heads: u64,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -120,10 +122,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let this = &mut *self;
         if let (Poll::Ready(Ok(())), Some(scan)) = (&polled, &mut this.scan) {
+            let heads = scan.heads;
             scan.feed(&buffer.filled()[before..])?;
+            let since = this.waits.head.load(Ordering::Relaxed);
             let (idle, head) = match scan.phase {
                 Phase::Head if scan.head_bytes == 0 => (mono_ms(), 0),
-                Phase::Head => (0, this.waits.head.load(Ordering::Relaxed).max(mono_ms_if(&this.waits.head))),
+                // Its first bytes may have come with the end of the request before.
+                Phase::Head if since == 0 || scan.heads != heads => (0, mono_ms()),
+                Phase::Head => (0, since),
                 _ => (0, 0),
             };
             this.waits.idle.store(idle, Ordering::Relaxed);
@@ -131,11 +137,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         }
         polled
     }
-}
-
-/// Now, if the wait has not begun before.
-fn mono_ms_if(since: &AtomicU64) -> u64 {
-    if since.load(Ordering::Relaxed) == 0 { mono_ms() } else { 0 }
 }
 
 impl<S: AsyncWrite + Unpin> Guarded<S> {
@@ -223,20 +224,25 @@ impl Scan {
             return Err(refused("a line of the request's head ends without CR"));
         };
         if line.is_empty() {
-            self.phase = match self.content_length {
+            // The parser behind this one drops the length and says nothing.
+            if self.chunked && self.content_length.is_some() {
+                return Err(refused("the request's head has a length and chunks"));
+            }
+            self.phase = match self.content_length.take() {
                 _ if self.chunked => Phase::Opaque,
-                0 => Phase::Head,
-                length => Phase::Body(length),
+                None | Some(0) => Phase::Head,
+                Some(length) => Phase::Body(length),
             };
             self.head_bytes = 0;
-            self.content_length = 0;
+            self.heads += 1;
             return Ok(());
         }
         match line[0] | 0x20 {
             b'c' if has_name(line, b"content-length:") => {
                 // What is no plain number is refused by the parser behind this one.
                 let digits = line[15..].trim_ascii();
-                self.content_length = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+                let length = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
+                self.content_length = Some(length.unwrap_or(0));
             }
             b't' if has_name(line, b"transfer-encoding:") => self.chunked = true,
             _ => {}
@@ -289,6 +295,15 @@ mod tests {
             for cut in 0..bad.len() {
                 assert!(feed(&[&bad[..cut], &bad[cut..]]).is_err(), "{:?} cut at {cut}", String::from_utf8_lossy(bad));
             }
+        }
+    }
+
+    #[test]
+    fn a_length_and_chunks_are_refused_in_any_order() {
+        let (length, chunks) = ("content-length: 5\r\n", "Transfer-Encoding: chunked\r\n");
+        for lines in [[length, chunks], [chunks, length]] {
+            let head = format!("POST / HTTP/1.1\r\n{}\r\n", lines.concat());
+            assert!(feed(&[head.as_bytes()]).is_err(), "{head}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use metrics::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -28,6 +29,9 @@ struct Counted {
     gauge: Gauge,
 }
 
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
 /// Says in a sentence that an address is taken: a bind without SO_REUSEPORT, which would share it
 /// with whoever is there.
 pub fn probe(address: SocketAddr) -> Result<(), String> {
@@ -47,7 +51,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(4096)?;
+    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
@@ -61,7 +65,7 @@ pub async fn run(
     entrance: Arc<Entrance>,
     open: Arc<Open>,
     gauge: Gauge,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let config = &entrance.app.config.http;
@@ -78,25 +82,12 @@ pub async fn run(
         }
     });
     let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
+    let mut admit = |stream, peer| {
         while connections.try_join_next().is_some() {}
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, or the client left between SYN and accept.
-                tracing::warn!(error = %error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
         if open.count.fetch_add(1, Ordering::Relaxed) >= config.connections_max {
             open.count.fetch_sub(1, Ordering::Relaxed);
             metrics().connections_refused.increment(1);
-            continue;
+            return;
         }
         gauge.increment(1.0);
         let counted = Counted { open: open.clone(), gauge: gauge.clone() };
@@ -107,6 +98,26 @@ pub async fn run(
             serve.await;
         });
         watch.add(waits, task);
+    };
+    let mut stopped = stop.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(stream, peer),
+            Err(error) => {
+                // Out of descriptors, or the client left between SYN and accept.
+                tracing::warn!(error = %error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+    // Who was let into the queue before the stop is answered, too.
+    for _ in 0..BACKLOG {
+        let Some(Ok((stream, peer))) = listener.accept().now_or_never() else { break };
+        admit(stream, peer);
     }
     drop(listener);
     while connections.join_next().await.is_some() {}

@@ -303,5 +303,11 @@ async fn a_granted_key_is_replayed_whatever_came_after() {
         matches!(app.claim(paused, "u-4", "mine", &[]).await.code(), "granted" | "replayed")
     })
     .await;
+    // A later end opens what was over.
+    assert_eq!(app.claim(short, "u-5", "k", &[]).await.code(), "ended");
+    let later = json!({"claim_window": {"ends_at": window(0, DAY)["ends_at"]}});
+    let patched = app.patch(short, later).await;
+    assert_eq!(patched.status, 200, "{patched:?}");
+    until("claims go on", async || app.claim(short, "u-5", "k", &[]).await.code() == "granted").await;
     app.stop().await;
 }

@@ -1,11 +1,14 @@
 //! The wallet and the claim center: what a shopper holds and may claim, flushed or not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use floodgate::clock::now_ms;
 use floodgate::domain::window::rfc3339;
 use serde_json::{Value, json};
 
 use super::support::app::{TestApp, coupons, until};
-use super::support::wire::Answer;
+use super::support::wire::{Answer, Client};
 
 const DAY: i64 = 86_400_000;
 
@@ -77,13 +80,25 @@ async fn a_claim_shows_at_once_and_once_while_it_is_flushed() {
         assert_eq!(walk(&app, "u-1", "/v1/me/coupons?status=unused", limit).await, before, "pages of {limit}");
     }
 
-    // While the rows are stored every reading is the same.
+    // While the rows are stored every reading is the same, whoever reads.
+    let (mut readers, stop) = (tokio::task::JoinSet::new(), Arc::new(AtomicBool::new(false)));
+    for _ in 0..4 {
+        let (token, address) = (format!("Bearer {}", app.token("u-1")), app.gateway(0).address().to_owned());
+        let (before, stop) = (before.clone(), stop.clone());
+        readers.spawn(async move {
+            let client = Client::new(&address);
+            while !stop.load(Ordering::Relaxed) {
+                let answer = client.send("GET", "/v1/me/coupons", &[("authorization", &token)], "").await.unwrap();
+                assert_eq!(items(&answer), before);
+            }
+        });
+    }
     app.restart_unready(1).await;
-    until("all are stored", async || {
-        assert_eq!(items(&app.get("u-1", "/v1/me/coupons", &[]).await), before);
-        app.rows(templates[0]).await.len() == 2
-    })
-    .await;
+    until("all are stored", async || app.rows(templates[0]).await.len() == 2).await;
+    stop.store(true, Ordering::Relaxed);
+    while let Some(read) = readers.join_next().await {
+        read.unwrap();
+    }
     assert_eq!(walk(&app, "u-1", "/v1/me/coupons?status=unused", 2).await, before);
     app.stop().await;
 }

@@ -8,6 +8,8 @@ mod grant;
 mod histories;
 mod http_admission;
 mod http_claims;
+mod http_hostile;
+mod http_routes;
 mod http_stores;
 mod http_wallet;
 mod kills;

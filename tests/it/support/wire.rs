@@ -80,13 +80,20 @@ impl Client {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> io::Result<Answer> {
-        let request = request(&self.address, method, path, headers, body.into(), true);
+        let body = body.into();
         let exchange = async {
-            let mut sender = self.sender().await?;
-            let response = sender.send_request(request).await.map_err(io::Error::other)?;
-            let answer = Answer::read(response).await?;
-            self.idle.lock().unwrap().push(sender);
-            Ok(answer)
+            loop {
+                let mut sender = self.sender().await?;
+                let request = request(&self.address, method, path, headers, body.clone(), true);
+                let response = match sender.send_request(request).await {
+                    // The server closed the idle connection meanwhile; nothing was sent.
+                    Err(error) if error.is_canceled() => continue,
+                    response => response.map_err(io::Error::other)?,
+                };
+                let answer = Answer::read(response).await?;
+                self.idle.lock().unwrap().push(sender);
+                return Ok(answer);
+            }
         };
         tokio::time::timeout(ANSWER_MAX, exchange).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
