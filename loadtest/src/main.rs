@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use floodgate::config::{AuthMode, Config, Layers};
+use floodgate::config::{AuthMode, Config, ConfigError, Layers};
+use floodgate::demo::folder;
 use floodgate_loadtest::check::{Checker, Difference};
 use floodgate_loadtest::client::{self, Identity, Settings};
 use floodgate_loadtest::journal::{Journal, Record};
@@ -64,15 +65,15 @@ struct Claim {
     /// Repeats the claims of a run
     #[arg(long)]
     seed: Option<u64>,
-    /// The gateways' settings file; FLOODGATE_* variables lay over it
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    source: Source,
 }
 
 #[derive(Args)]
 struct Check {
-    #[arg(long, value_name = "FILE")]
-    journal: PathBuf,
+    /// A journal; given again where several clients claimed the same templates
+    #[arg(long = "journal", required = true, value_name = "FILE")]
+    journals: Vec<PathBuf>,
     /// Instead of the settings' redis.url
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
@@ -82,9 +83,19 @@ struct Check {
     /// How many seconds the queue may take to drain
     #[arg(long, default_value_t = 30)]
     wait: u64,
+    #[command(flatten)]
+    source: Source,
+}
+
+/// Where the gateways' settings are.
+#[derive(Args)]
+struct Source {
     /// The gateways' settings file; FLOODGATE_* variables lay over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The data folder of a `floodgate demo`, whose secrets are taken
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
 }
 
 /// Differences that are printed one by one.
@@ -107,7 +118,7 @@ async fn main() -> ExitCode {
 
 impl Claim {
     async fn run(self) -> Result<ExitCode, String> {
-        let config = settings(self.config, &[])?;
+        let config = settings(self.source, &[])?;
         let identity = match config.auth.mode {
             AuthMode::Jwt => Identity::Tokens(config.auth),
             AuthMode::TrustedHeader => Identity::TrustedHeader,
@@ -142,8 +153,13 @@ impl Claim {
 
 impl Check {
     async fn run(self) -> Result<ExitCode, String> {
-        let config = settings(self.config, &[("redis", self.redis), ("postgres", self.postgres)])?;
-        let record = Record::read(&self.journal)?;
+        let config = settings(self.source, &[("redis", self.redis), ("postgres", self.postgres)])?;
+        let mut record = Record::default();
+        for journal in &self.journals {
+            let Record { exchanges, orphans } = Record::read(journal)?;
+            record.exchanges.extend(exchanges);
+            record.orphans.extend(orphans);
+        }
         let checker = Checker::new(&config).await?;
         let found = checker.check(&record, Duration::from_secs(self.wait)).await?;
         let requests = record.exchanges.len();
@@ -166,9 +182,12 @@ fn print(found: &[Difference]) {
     }
 }
 
-fn settings(file: Option<PathBuf>, urls: &[(&str, Option<String>)]) -> Result<Config, String> {
-    let sentences = |error: floodgate::config::ConfigError| error.0.join("\n");
-    let mut layers = Layers::read(file.as_deref(), std::env::vars()).map_err(sentences)?;
+fn settings(source: Source, urls: &[(&str, Option<String>)]) -> Result<Config, String> {
+    let sentences = |error: ConfigError| error.0.join("\n");
+    let mut layers = Layers::read(source.config.as_deref(), std::env::vars()).map_err(sentences)?;
+    if let Some(data) = &source.data {
+        layers = folder::settings(data, layers)?;
+    }
     for (section, url) in urls {
         if let Some(url) = url {
             layers.set(section, "url", url.as_str());
