@@ -101,7 +101,10 @@ pub fn main() -> ExitCode {
 
 /// What a process shares, with settings that fit the installation.
 pub async fn app(config: Config) -> Result<Arc<App>, String> {
-    let users = migrate_pg::check(&Pg::new(&config.postgres)?, &config).await?;
+    let pg = Pg::new(&config.postgres)?;
+    let patience = crate::config::ms(config.postgres.start_wait_ms);
+    pg.patiently(patience, || async { pg.own().await.map(drop) }).await.map_err(|fault| fault.to_string())?;
+    let users = migrate_pg::check(&pg, &config).await?;
     App::new(config, users)
 }
 

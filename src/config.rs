@@ -79,6 +79,7 @@ pub struct Postgres {
     pub pool_max: u32,
     pub connect_timeout_ms: u64,
     pub statement_timeout_ms: u64,
+    pub start_wait_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -90,12 +90,34 @@ impl Pg {
 
     /// A pooled connection. It goes back to the pool when it is dropped.
     pub async fn get(&self) -> Result<Pooled<'_>, PgFault> {
-        self.pool.get().await.map_err(no_connection)
+        intact(&self.pool).await
     }
 
     /// A pooled connection that no reader can take away: for short statements that others wait for.
     pub async fn urgent(&self) -> Result<Pooled<'_>, PgFault> {
-        self.urgent.get().await.map_err(no_connection)
+        intact(&self.urgent).await
+    }
+
+    /// Does `work` again while PostgreSQL is away, for at most `patience`: at start-up, where there is
+    /// nothing yet to serve from.
+    pub async fn patiently<T, F: Future<Output = Result<T, PgFault>>>(
+        &self,
+        patience: Duration,
+        work: impl Fn() -> F,
+    ) -> Result<T, PgFault> {
+        let until = tokio::time::Instant::now() + patience;
+        let mut said = false;
+        loop {
+            match work().await {
+                Err(fault) if fault.is_passing() && tokio::time::Instant::now() < until => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(error = %fault, "waiting for PostgreSQL");
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// A connection of the caller's own, outside the pool: for an advisory lock or a long COPY.
@@ -119,6 +141,17 @@ impl Pg {
     }
 }
 
+/// A connection that is not known to be broken: a pool looks at its connections only when they come
+/// back, and a server that restarted has cut all that lie in it.
+async fn intact(pool: &Pool) -> Result<Pooled<'_>, PgFault> {
+    loop {
+        let connection = pool.get().await.map_err(no_connection)?;
+        if !connection.is_closed() {
+            return Ok(connection);
+        }
+    }
+}
+
 fn no_connection(error: bb8::RunError<tokio_postgres::Error>) -> PgFault {
     match error {
         bb8::RunError::User(error) => PgFault::from(error),
@@ -136,6 +169,11 @@ impl PgFault {
     /// A fault of this program: a row that is not as the schema has it.
     pub fn fault(detail: impl Into<String>) -> Self {
         PgFault { kind: PgKind::Fault, constraint: None, sqlstate: None, detail: detail.into() }
+    }
+
+    /// Whether the same may work a little later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.kind, PgKind::Transient | PgKind::Unknown)
     }
 
     /// Whether `name` is the constraint that refused.

@@ -26,6 +26,7 @@ use crate::http::listener::{self, Open};
 use crate::http::route::Door;
 use crate::http::router::Router;
 use crate::limits::BACKGROUND_REQUESTS_MAX;
+use crate::pg::PgFault;
 use crate::telemetry::{self, metrics};
 
 /// What a process does.
@@ -52,8 +53,9 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
         listener::probe(config.public.listen)?;
     }
     listener::probe(config.internal.listen)?;
-    api_keys::ensure_admin_key(&app.pg, config).await.map_err(|fault| fault.to_string())?;
-    poller::load_once(&app).await.map_err(|fault| fault.to_string())?;
+    let (patience, told) = (ms(config.postgres.start_wait_ms), |fault: PgFault| fault.to_string());
+    app.pg.patiently(patience, || api_keys::ensure_admin_key(&app.pg, config)).await.map_err(told)?;
+    app.pg.patiently(patience, || poller::load_once(&app)).await.map_err(told)?;
 
     let router = Arc::new(Router::new());
     let (stop_listening, listening) = watch::channel(Stage::Serving);

@@ -425,7 +425,7 @@ mod tests {
 
     fn live() -> Arc<LiveTemplate> {
         let definition = serde_json::json!({
-            "name": "t", "kind": "cash_voucher", "value": {"amount": "5.00"}, "timezone": "UTC", "stock": {"total": 9},
+            "name": "ten off", "kind": "cash_voucher", "value": {"amount": "5.00"}, "timezone": "UTC", "stock": {"total": 9},
             "claim_window": {"starts_at": "2020-01-01T00:00:00Z", "ends_at": "2100-01-01T00:00:00Z"},
             "validity": {"type": "relative", "days": 7},
         });
