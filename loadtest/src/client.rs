@@ -103,6 +103,8 @@ enum End {
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// So many claims without a definite answer end the load: nobody decides there any more.
+const GIVEN_UP_MAX: u64 = 100;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TOKEN_SECONDS: u64 = 86_400;
 
@@ -209,7 +211,12 @@ impl Worker {
             let mut tally = self.shared.tally.lock().expect("no panic holds this lock");
             match end {
                 End::Decided(word) => *tally.outcomes.entry(word).or_default() += 1,
-                End::GivenUp => tally.given_up += 1,
+                End::GivenUp => {
+                    tally.given_up += 1;
+                    if tally.given_up >= GIVEN_UP_MAX {
+                        self.shared.stopping.store(true, Ordering::Relaxed);
+                    }
+                }
                 End::LostKeyless => tally.lost_keyless += 1,
                 End::Failed(why) => {
                     tally.failed = Some(why);

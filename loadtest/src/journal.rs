@@ -97,6 +97,9 @@ pub struct Record {
     pub orphans: Vec<Answer>,
 }
 
+/// The code of a grant whose row was refused: no coupon, and no refusal either.
+pub const SET_ASIDE: &str = "set_aside";
+
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Line<'a> {
@@ -227,6 +230,8 @@ impl Outcome {
     pub fn is_open(&self) -> bool {
         match self {
             Outcome::Coupon { .. } => false,
+            // Granted, and an operator has the row: asking again changes nothing.
+            Outcome::Refused { code, .. } if &**code == SET_ASIDE => false,
             Outcome::Refused { code, .. } => self.is_unknown() || matches!(&**code, "unavailable" | "overloaded"),
             Outcome::Unknown { .. } => true,
         }
@@ -306,5 +311,6 @@ mod tests {
         assert!(refused(502, "").is_unknown());
         assert!(!refused(503, "unavailable").is_unknown() && refused(503, "unavailable").is_open());
         assert!(!refused(410, "sold_out").is_open());
+        assert!(refused(500, "set_aside").is_unknown() && !refused(500, "set_aside").is_open());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use floodgate::demo::redis_server::RedisOptions;
 use floodgate_loadtest::client;
@@ -15,7 +15,7 @@ use floodgate_loadtest::plan::{Plan, mix, seed_of_now};
 use serde_json::json;
 
 use super::sale::{agree, settings};
-use super::support::app::{TestApp, coupons};
+use super::support::app::{PATIENCE, TestApp, coupons};
 
 const STOCK: i64 = 3_000;
 const CLAIMS: u64 = 12_000;
@@ -83,10 +83,23 @@ async fn one_round(app: &mut TestApp, chance: u64, strike: &impl AsyncFn(&mut Te
     sell_more(app, id, &journal).await;
 }
 
+/// Waits until a process is ready. What could not start because a store died under it is started again,
+/// as a supervisor would.
+async fn revive(app: &mut TestApp, number: usize) {
+    let begun = Instant::now();
+    while app.gateway(number).readyz().await != Some(200) {
+        assert!(begun.elapsed() < PATIENCE, "process {number} does not become ready");
+        if !app.is_running(number) {
+            app.restart_unready(number).await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// The sale goes on: stock that is added afterwards is sold, too.
 async fn sell_more(app: &mut TestApp, id: i64, journal: &Arc<Journal>) {
     for number in 0..app.processes() {
-        app.ready(number).await;
+        revive(app, number).await;
     }
     app.add_stock(id, MORE).await;
     let mut sold = 0;

@@ -8,10 +8,12 @@ use floodgate::domain::window::Millis;
 use super::claims::{Claim, Name};
 use super::stores::Grant;
 use super::{CLOCKS_DIFFER_MS, Difference, Equation, World};
-use crate::journal::{Exchange, Outcome};
+use crate::journal::{Exchange, Outcome, SET_ASIDE};
 
-/// Refusals that may stand before the look for a replay: they say nothing of the claim key.
-const BEFORE_REPLAYS: [&str; 4] = ["unauthenticated", "invalid_request", "template_not_found", "throttled"];
+/// Refusals that may stand before the look for a replay, and what is none: they do not say that the
+/// claim key was not granted.
+const NO_WORD_OF_THE_KEY: [&str; 5] =
+    ["unauthenticated", "invalid_request", "template_not_found", "throttled", SET_ASIDE];
 
 pub fn check(world: &World<'_>, found: &mut Vec<Difference>) {
     let mut say = |kind, detail: String| found.push(Difference::new(Equation::Origins, kind, detail));
@@ -74,7 +76,8 @@ fn resolved(world: &World<'_>, claim: &Claim<'_>, is_stored: bool, say: &mut imp
     let answered = claim.coupons().next().is_some();
     let unknown = claim.exchanges.iter().any(|exchange| exchange.is_unknown());
     let refusals: Vec<&Exchange> = claim.exchanges.iter().copied().filter(|exchange| is_refusal(exchange)).collect();
-    if unknown && !answered && refusals.is_empty() {
+    let set_aside = claim.exchanges.iter().any(|one| one.outcome().is_some_and(|told| told.word() == SET_ASIDE));
+    if unknown && !answered && !set_aside && refusals.is_empty() {
         let fate = if is_stored { "it was granted" } else { "it was not granted" };
         say("unresolved", format!("{fate}, and the client does not know: {}", claim.shown()));
     }
@@ -123,7 +126,7 @@ fn explained(claim: &Claim<'_>, grant: &Grant, say: &mut impl FnMut(&'static str
 /// Whether the answer says for certain that this claim key was not granted by then.
 fn is_refusal(exchange: &Exchange) -> bool {
     match exchange.outcome() {
-        Some(outcome @ Outcome::Refused { code, .. }) => !outcome.is_open() && !BEFORE_REPLAYS.contains(&&**code),
+        Some(outcome @ Outcome::Refused { code, .. }) => !outcome.is_open() && !NO_WORD_OF_THE_KEY.contains(&&**code),
         _ => false,
     }
 }

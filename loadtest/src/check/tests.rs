@@ -290,6 +290,15 @@ fn grants_of_unclear_origin() {
     assert_eq!(lost(vec![unknown()], "k-5"), ["unresolved"]);
     assert_eq!(lost(vec![unknown()], ""), [""; 0], "without a key it may be that one");
     assert_eq!(lost(vec![unknown(), refused(410, "ended")], "k-5"), ["refused_though_granted"]);
+    let set_aside = after(|small| {
+        extra(small);
+        let row = small.stores.rows.pop().unwrap();
+        small.stores.receipts.pop();
+        let entry = EntryId::new(2, 2);
+        small.stores.aside.push(Aside { grant: Some(row.grant), entry, reason: "a test".into() });
+        small.say("u-5", "k-5", refused(500, "set_aside"));
+    });
+    assert_eq!(set_aside, [""; 0], "the client was told so");
     let again = after(|small| small.say("u-1", "k-1", refused(410, "ended")));
     assert_eq!(again, ["refused_though_granted"]);
     let told_nothing = after(|small| {

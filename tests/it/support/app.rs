@@ -257,8 +257,9 @@ impl TestApp {
         self.gateways.len()
     }
 
-    pub fn is_running(&self, number: usize) -> bool {
-        self.gateways[number].child.is_some()
+    /// Whether it was started and has not ended by itself.
+    pub fn is_running(&mut self, number: usize) -> bool {
+        self.gateways[number].child.as_mut().is_some_and(|child| child.exited().is_none())
     }
 
     pub fn pid(&self, number: usize) -> u32 {
