@@ -8,6 +8,7 @@ use floodgate::domain::ids::{EntryId, TemplateId};
 use floodgate::grant::cells::Position;
 use floodgate::grant::entry::{self, Grant};
 use floodgate::grant::fate::{Fate, fate};
+use floodgate::grant::opening::Refusal;
 use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::recover::recover;
 use floodgate::grant::watermark::{Ack, Awaited, acks};
@@ -575,4 +576,69 @@ async fn whatever_happens_redis_and_postgresql_agree_in_the_end() {
         assert_eq!(again, [Claimed::Replayed(*serial)], "{user}");
     }
     assert_eq!(world.claim(T1, &["fresh".into()]).await, [Claimed::Granted(rows.len() as u64 + 1)]);
+}
+
+/// The field of the cell's meta as a hand would set it.
+async fn set_meta(world: &World, field: &str, value: &str) {
+    let mut set = redis::cmd("HSET");
+    world.redis.command(set.arg(world.keys().meta()).arg(field).arg(value)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_quotas_take_effect_when_the_flusher_starts_again() {
+    let mut world = World::new("quotas").await;
+    world.template(100, true).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    let user = world.config.quota.user_limit;
+    assert_eq!(world.meta().await.quotas[0].0, u64::from(user));
+    flusher.stop().await;
+    world.set_quota(|quota| quota.user_limit = user + 3);
+    let flusher = world.flusher();
+    world.opened(2).await;
+    assert_eq!(world.meta().await.quotas[0].0, u64::from(user + 3));
+    flusher.stop().await;
+    // The same settings again are no reason to open.
+    let flusher = world.flusher();
+    world.claim(T1, &users(1..=5)).await;
+    world.flushed(world.meta().await.last).await;
+    assert_eq!(world.meta().await.epoch, 2);
+    flusher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_died_while_it_wiped_is_finished_by_another_one_alone() {
+    let world = World::new("wiping").await;
+    world.template(100, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    world.claim(T1, &users(1..=10)).await;
+    world.flushed(world.meta().await.last).await;
+    flusher.stop().await;
+    // As a recovery leaves it that died between the receipts and their template.
+    world.close(2).await;
+    set_meta(&world, "wiping", "1").await;
+    let mut unlink = redis::cmd("UNLINK");
+    world.redis.command(unlink.arg(world.keys().template(T1).receipts())).await.unwrap();
+    let flusher = world.flusher();
+    let judged = floodgate::grant::recover::judge(&world.pg, &world.redis, CELL).await.unwrap();
+    assert_eq!(judged, Some(Refusal::Wiping));
+    recover(&world.pg, &world.redis, CELL, &world.config, false, &|_| {}).await.unwrap();
+    assert!(!world.meta().await.wiping);
+    assert_eq!(world.claim(T1, &users(1..=10)).await, (1..=10).map(Claimed::Replayed).collect::<Vec<_>>());
+    flusher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_redis_of_another_installation_is_never_opened() {
+    let world = World::new("foreign").await;
+    world.template(100, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    flusher.stop().await;
+    set_meta(&world, "install", "another").await;
+    set_meta(&world, "replid", "as after a restart").await;
+    let refused = recover(&world.pg, &world.redis, CELL, &world.config, true, &|_| {}).await.unwrap_err();
+    assert!(refused.contains("another installation"), "{refused}");
+    assert_eq!(world.meta().await.epoch, 1, "it was touched");
 }

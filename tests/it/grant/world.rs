@@ -159,6 +159,16 @@ impl World {
     }
 
     /// A published template on sale, with `stock` coupons.
+    pub fn keys(&self) -> &CellKeys {
+        &self.keys
+    }
+
+    /// Other quotas, for flushers that start from now on.
+    pub fn set_quota(&mut self, change: impl Fn(&mut floodgate::config::Quota)) {
+        change(&mut self.config.quota);
+        change(&mut self.flusher_config.quota);
+    }
+
     pub async fn template(&self, stock: i64, quotas: bool) -> TemplateId {
         let definition = serde_json::json!({
             "name": format!("stock {stock} {}", now_ms()), "description": "", "issuer": "platform", "issuer_id": "",
