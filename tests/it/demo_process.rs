@@ -133,12 +133,17 @@ fn gone(pids: &[u32]) {
 
 /// One command to the demo's Redis.
 fn redis(data: &Path, command: &str) -> String {
+    try_redis(data, command).unwrap()
+}
+
+/// The same, of a Redis that may be dying or coming back.
+fn try_redis(data: &Path, command: &str) -> std::io::Result<String> {
     use std::io::Write;
-    let mut stream = UnixStream::connect(data.join("redis/redis.sock")).unwrap();
-    writeln!(stream, "{command}\r").unwrap();
+    let mut stream = UnixStream::connect(data.join("redis/redis.sock"))?;
+    writeln!(stream, "{command}\r")?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).unwrap();
-    answer.trim().to_owned()
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer.trim().to_owned())
 }
 
 #[test]
@@ -190,7 +195,7 @@ fn a_store_that_dies_is_started_again() {
     let started = Instant::now();
     while UnixStream::connect(place.data.join("redis/redis.sock")).is_err()
         || UnixStream::connect(place.data.join("postgres/.s.PGSQL.5432")).is_err()
-        || redis(&place.data, "EXISTS floodgate-test-mark") != ":1"
+        || !try_redis(&place.data, "EXISTS floodgate-test-mark").is_ok_and(|answer| answer == ":1")
     {
         assert!(started.elapsed() < PATIENCE, "the stores do not come back");
         std::thread::sleep(Duration::from_millis(50));
