@@ -43,13 +43,23 @@ pub fn channel(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 
 /// A header of printable ASCII without space, at most `max` characters; refused by name otherwise.
 pub fn word<'a>(headers: &'a HeaderMap, name: &str, max: usize) -> Result<Option<&'a str>, Problem> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    let bytes = value.as_bytes();
-    if bytes.is_empty() || bytes.len() > max || !bytes.iter().all(u8::is_ascii_graphic) {
+    headers.get(name).map(|value| plain(name, value.as_bytes(), max)).transpose()
+}
+
+/// The same of a channel in a query.
+pub fn queried_channel(value: &str) -> Result<&str, Problem> {
+    plain("channel", value.as_bytes(), CHANNEL_MAX)
+}
+
+fn plain<'a>(name: &str, bytes: &'a [u8], max: usize) -> Result<&'a str, Problem> {
+    let malformed = || {
         let detail = format!("{name} must be 1 to {max} characters of printable ASCII without space");
-        return Err(Problem::of(ClaimOutcome::InvalidRequest, detail));
+        Problem::of(ClaimOutcome::InvalidRequest, detail)
+    };
+    if bytes.is_empty() || bytes.len() > max || !bytes.iter().all(u8::is_ascii_graphic) {
+        return Err(malformed());
     }
-    Ok(std::str::from_utf8(bytes).ok())
+    std::str::from_utf8(bytes).map_err(|_| malformed())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use arc_swap::ArcSwapOption;
 use super::engine::Engine;
 use crate::clock::mono_ms;
 use crate::redis::cell::{CellMeta, Identity};
+use crate::redis::fault::Fault;
 use crate::telemetry::metrics;
 
 /// The identity that this process believes in, shared by its lanes.
@@ -26,6 +27,10 @@ pub struct Cell {
 
 /// Between two looks at the meta of a cell that is closed.
 const ADOPT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks at one that is open.
+const WATCH_PAUSE: Duration = Duration::from_millis(500);
+/// The longest that one look may take.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 // === impl Cell ===
 
@@ -67,18 +72,25 @@ impl Cell {
     }
 }
 
-/// Keeps looking while the cell is closed, so that readiness does not wait for a claim.
+/// Keeps looking, so that readiness waits for no claim: often while the cell is closed, else now and
+/// then, since without claims nobody else would notice that Redis is gone.
 pub async fn watch(cell: Arc<Cell>, mut engine: impl Engine) {
     loop {
-        if cell.identity().is_none() {
-            match tokio::time::timeout(Duration::from_secs(2), engine.meta()).await {
-                Ok(Ok(meta)) => {
-                    cell.adopt(&meta);
+        let known = cell.identity();
+        let looked = tokio::time::timeout(LOOK_MAX, engine.meta()).await.unwrap_or_else(|_| Err(Fault::timeout()));
+        match looked {
+            Ok(meta) if known.is_some() && Identity::of(&meta).as_ref() == known.as_deref() => cell.see_clock(meta.now),
+            Ok(meta) => {
+                cell.adopt(&meta);
+            }
+            Err(fault) => {
+                metrics().redis_error(fault.kind);
+                if let Some(known) = known {
+                    tracing::warn!(error = %fault, "the cell does not answer");
+                    cell.doubt(&known);
                 }
-                Ok(Err(fault)) => metrics().redis_error(fault.kind),
-                Err(_) => metrics().redis_error("timeout"),
             }
         }
-        tokio::time::sleep(ADOPT_PAUSE).await;
+        tokio::time::sleep(if cell.identity().is_some() { WATCH_PAUSE } else { ADOPT_PAUSE }).await;
     }
 }

@@ -261,7 +261,7 @@ impl<E: Engine> Lane<E> {
                     tracing::warn!(error = %fault, claims = count(&bundles), "a batch of claims has no answer");
                     self.shared.cell.doubt(&identity);
                     if fault.executed == Executed::Unknown {
-                        return self.settle(bundles, Instant::now() + left, batch.deadline);
+                        return self.settle(bundles, Instant::now() + left, batch.deadline, redis_now);
                     }
                     break;
                 }
@@ -288,8 +288,9 @@ impl<E: Engine> Lane<E> {
     /// passed: what is found was granted, what is not found never will be by this batch.
     ///
     /// `deadline` is when that is by this process' clock, `redis_deadline` by Redis' own: only an
-    /// answer from behind both is final.
-    fn settle(&self, bundles: Vec<Bundle>, deadline: Instant, redis_deadline: Millis) {
+    /// answer from behind both is final. What was acquired before `asked`, Redis' time when the batch
+    /// was sent, was granted before.
+    fn settle(&self, bundles: Vec<Bundle>, deadline: Instant, redis_deadline: Millis, asked: Millis) {
         let until = mono_ms() + deadline.saturating_duration_since(Instant::now()).as_millis() as u64 + 1;
         let claims = bundles.iter().flat_map(|bundle| {
             let id = bundle.template.id;
@@ -315,7 +316,7 @@ impl<E: Engine> Lane<E> {
             .ok()
             .flatten();
             match found {
-                Some((last, groups)) => settle_all(bundles, groups, last),
+                Some((last, groups)) => settle_all(bundles, groups, last, asked),
                 None => bundles.into_iter().flat_map(|bundle| bundle.answers).for_each(|answer| {
                     let _ = answer.send(Answer::Unknown);
                 }),
@@ -388,12 +389,13 @@ fn answer_all(
     again
 }
 
-fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryId) {
+fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryId, asked: Millis) {
     for (bundle, reply) in bundles.into_iter().zip(replies) {
         match reply {
             LookupGroupReply::Found(receipts) => {
                 for (answer, receipt) in bundle.answers.into_iter().zip(receipts) {
                     let _ = answer.send(match receipt {
+                        Some(held) if held.acquired < asked => Answer::Replayed { held, last },
                         Some(held) => Answer::Granted { held, entry: last },
                         None => Answer::Refused(ClaimOutcome::Unavailable),
                     });

@@ -124,14 +124,16 @@ async fn claim(
         let key = claim_key(headers)?;
         let device = client::device(headers)?;
         let channel = client::channel(headers)?;
-        let template = TemplateId::parse(template).ok_or_else(|| no_template(template))?;
-        Ok((ip, shopper, key, device, channel, template))
+        Ok((ip, shopper, key, device, channel))
     };
-    let (ip, shopper, key, device, channel, template) = before_lane().inspect_err(gateway::count_refusal)?;
+    let (ip, shopper, key, device, channel) = before_lane().inspect_err(gateway::count_refusal)?;
     if !incoming.is_end_stream() {
-        let bytes = body::read(incoming, CLAIM_BODY_BYTES_MAX, ms(app.config.http.body_timeout_ms)).await?;
-        check_claim_body(&bytes).inspect_err(gateway::count_refusal)?;
+        let bytes = body::read(incoming, CLAIM_BODY_BYTES_MAX, ms(app.config.http.body_timeout_ms)).await;
+        bytes.and_then(|bytes| check_claim_body(&bytes)).inspect_err(gateway::count_refusal)?;
     }
+    // What is malformed is said before what does not exist.
+    let template =
+        TemplateId::parse(template).ok_or_else(|| no_template(template)).inspect_err(gateway::count_refusal)?;
     let throttled = || -> Result<(), Problem> {
         if let Some(device) = device {
             throttle(app, Scope::Device, app.hashing.device(device))?;

@@ -94,7 +94,7 @@ async fn template(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
 /// Who looks. A channel in the query stands for the header's.
 fn viewer(request: &Request) -> Result<Viewer<'_>, Problem> {
     let channel = match request.query_value("channel") {
-        Some(channel) => Some(channel),
+        Some(channel) => Some(client::queried_channel(channel)?),
         None => client::channel(&request.headers)?,
     };
     Ok(Viewer { shopper: request.shopper(), channel, ip: request.ip, device: client::device(&request.headers)? })
