@@ -7,9 +7,10 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio_postgres::{GenericClient, Row};
 
+use super::rule_sets;
 use crate::clock::now_ms;
 use crate::domain::ids::TemplateId;
-use crate::domain::template::{self, Definition, Status};
+use crate::domain::template::{self, Definition, Issuer, Status};
 use crate::domain::window::{rfc3339, utc};
 use crate::http::problem::Problem;
 use crate::http::route::{Caller, Role};
@@ -146,8 +147,8 @@ pub(super) fn read_status(id: TemplateId, stored: &str) -> Result<Status, PgFaul
     Status::parse(stored).ok_or_else(|| PgFault::fault(format!("template {id} has the unknown status {stored}")))
 }
 
-/// Makes a draft. What the body does not say of the issuer, the key's owner says.
-pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) -> Result<Record, Problem> {
+/// A body with the issuer that it does not name: the key's owner.
+pub(super) fn with_owner(caller: &Caller, body: &Value) -> Value {
     let mut body = body.clone();
     if let (Some(members), (Some(issuer), Some(id))) = (body.as_object_mut(), Scope::of(caller).params())
         && !members.contains_key("issuer")
@@ -156,8 +157,14 @@ pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) 
         members.insert("issuer".into(), issuer.into());
         members.insert("issuer_id".into(), id.into());
     }
-    let definition = template::parse(&body, now_ms()).map_err(Problem::invalid)?;
-    check_issuer(caller, &definition)?;
+    body
+}
+
+/// Makes a draft. What the body does not say of the issuer, the key's owner says.
+pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) -> Result<Record, Problem> {
+    let mut definition = template::parse(&with_owner(caller, body), now_ms()).map_err(Problem::invalid)?;
+    check_issuer(caller, definition.issuer, &definition.issuer_id)?;
+    rule_sets::copy(client, &mut definition, names_rules(body)).await?;
     let (starts_at, ends_at) = window(&definition);
     let row = client
         .query_one(
@@ -221,10 +228,11 @@ pub async fn patch(
     demand_revision(&record, revision)?;
     let patched = match record.status {
         Status::Draft => {
-            let patched = template::patch_draft(&record.definition, patch, now_ms()).map_err(Problem::invalid)?;
+            let mut patched = template::patch_draft(&record.definition, patch, now_ms()).map_err(Problem::invalid)?;
             if (patched.issuer, &patched.issuer_id) != (record.definition.issuer, &record.definition.issuer_id) {
-                check_issuer(caller, &patched)?;
+                check_issuer(caller, patched.issuer, &patched.issuer_id)?;
             }
+            rule_sets::copy(client, &mut patched, names_rules(patch)).await?;
             patched
         }
         Status::PendingApproval | Status::Approved => {
@@ -327,12 +335,17 @@ pub fn not_found() -> Problem {
 }
 
 /// A merchant's or streamer's key makes its own templates, a platform's the platform's; `admin` any.
-fn check_issuer(caller: &Caller, definition: &Definition) -> Result<(), Problem> {
-    let is_own = definition.issuer.word() == caller.owner_type && definition.issuer_id == caller.owner_id;
+pub(super) fn check_issuer(caller: &Caller, issuer: Issuer, issuer_id: &str) -> Result<(), Problem> {
+    let is_own = issuer.word() == caller.owner_type && issuer_id == caller.owner_id;
     if is_own || (caller.role == Role::Admin && caller.owner_type == "platform") {
         return Ok(());
     }
-    Err(Problem::new("forbidden", "the key makes templates of its own owner only"))
+    Err(Problem::new("forbidden", "the key makes what is its own owner's only"))
+}
+
+/// Whether a body or a patch brings rules of its own.
+fn names_rules(body: &Value) -> bool {
+    body.get("usage_rules").is_some_and(|rules| !rules.is_null())
 }
 
 fn window(definition: &Definition) -> (DateTime<Utc>, DateTime<Utc>) {

@@ -54,7 +54,7 @@ const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("coupon_not_found", 404, "There is no such coupon", false),
     ("conflict", 409, "The state does not allow it", false),
     ("four_eyes", 409, "The approver must not be the author", false),
-    ("name_taken", 409, "The owner has a template of this name", false),
+    ("name_taken", 409, "The owner has another of this name", false),
     ("idempotency_mismatch", 422, "The idempotency key was used for another request", false),
     ("precondition_required", 428, "The revision that is changed must be named", false),
     ("precondition_failed", 412, "Someone else changed it meanwhile", false),

@@ -13,5 +13,5 @@ pub mod clock_redis;
 pub mod history;
 pub mod language;
 pub mod stage;
-pub mod words;
 pub mod wire;
+pub mod words;

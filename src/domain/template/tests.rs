@@ -78,6 +78,7 @@ fn what_the_sources_write_is_accepted() {
         ("currency", json!("usd")),
         ("validity", json!({"type": "FIXED", "from": "2026-06-18T00:00:00Z", "until": "2026-07-18T00:00:00Z"})),
         ("usage_rules", json!([{"rule_type": "minimum_spend", "params": {"amount": 100}}])),
+        ("rule_set", json!("满100")),
         ("usage_rules", json!([{"rule_type": "VALID_DAYS_OF_WEEK", "params": [1, 7]}])),
     ];
     for (path, value) in accepted {
@@ -178,7 +179,8 @@ fn each_violation_is_named() {
         ("usage_rules", json!([{"rule_type": "A", "params": {"\u{0}": 1}}]), "usage_rules[0].params", "not_storable"),
         ("usage_rules", json!([{"rule_type": "A", "params": {}, "when": 1}]), "usage_rules[0].when", "unknown_field"),
         ("usage_rules", json!(vec![json!({"rule_type": "A", "params": {}}); 51]), "usage_rules", "too_many"),
-        ("rule_set", json!("big"), "rule_set", "not_built"),
+        ("rule_set", json!("b"), "rule_set", "length"),
+        ("rule_set", json!(7), "rule_set", "type"),
         ("campaign_id", json!(7), "campaign_id", "not_built"),
         ("wide", json!(true), "wide", "not_built"),
         ("gift", json!({"allowed": false}), "gift.allowed", "not_built"),
@@ -277,6 +279,7 @@ prop_compose! {
         length in 1i64..1_000_000_000_000,
         fixed in any::<bool>(),
         (days, delay_days, end_of_day) in (1u32..=365, 0u32..=365, any::<bool>()),
+        rule_set in prop::option::of("[a-z]{2,9}"),
         audience in prop::option::of((1u32..100, prop::collection::vec("[a-z]{1,8}", 0..3))),
         quotas in any::<bool>(),
     ) -> Definition {
@@ -294,6 +297,7 @@ prop_compose! {
             usage_rules: rules.into_iter()
                 .map(|(word, priority)| json!({"rule_type": word, "params": {"amount": 1}, "priority": priority}))
                 .collect(),
+            rule_set,
             distribution: vec![Distribution::Claim],
             timezone,
             stock: Stock { total, daily },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::Method;
 use serde_json::Value;
 
-use super::{if_match, no_body, number_cursor, page, query_word};
+use super::{if_match, no_body, number_cursor, page, query_word, revision_to_change};
 use crate::app::App;
 use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::lifecycle::{self, Action};
@@ -203,10 +203,7 @@ async fn get(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
 async fn patch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let id = template_id(&request)?;
     let patch = request.json()?;
-    let Some(revision) = if_match(&request) else {
-        let detail = "name the revision that you change: If-Match with the ETag of your last read";
-        return Err(Problem::new("precondition_required", detail));
-    };
+    let revision = revision_to_change(&request)?;
     let mut client = app.pg.get().await?;
     let reply = match idempotency::begin(&mut client, &request, "PATCH /v1/admin/templates/{id}").await? {
         Begun::Repeat(reply) => reply,
