@@ -52,6 +52,7 @@ const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("not_found", 404, "There is no such thing", false),
     ("method_not_allowed", 405, "The path does not take this method", false),
     ("coupon_not_found", 404, "There is no such coupon", false),
+    ("coupon_not_yours", 409, "The coupon is none of the user's", false),
     ("conflict", 409, "The state does not allow it", false),
     ("four_eyes", 409, "The approver must not be the author", false),
     ("name_taken", 409, "The owner has another of this name", false),
