@@ -11,6 +11,7 @@ mod http_claims;
 mod http_stores;
 mod http_wallet;
 mod lost_tails;
+mod quotes;
 mod scripts;
 mod support;
 mod table;
