@@ -131,3 +131,14 @@ pub const SYNC_TEMPLATES_MAX: i64 = 200;
 
 /// Rows that one step of a clean-up deletes.
 pub const SWEEP_ROWS_MAX: i64 = 1_000;
+
+/// Lines of an order: a search keeps a bit for each. Their categories, and pieces of one line.
+pub const ORDER_LINES_MAX: usize = 200;
+pub const LINE_CATEGORIES_MAX: usize = 20;
+pub const LINE_QUANTITY_MAX: u32 = 99_999;
+
+/// Coupons that one order may be priced with.
+pub const QUOTE_COUPONS_MAX: usize = 500;
+
+/// Hints that a quote gives.
+pub const QUOTE_HINTS_MAX: usize = 10;
