@@ -12,6 +12,7 @@
 //! - [`grant`]: accepted claims on their way to disk
 //! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
 //! - [`wallet`]: what a user holds, and what they may claim
+//! - [`quotes`]: what an order would cost with a user's coupons
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
@@ -33,6 +34,7 @@ pub mod hashing;
 pub mod http;
 pub mod limits;
 pub mod pg;
+pub mod quotes;
 pub mod redis;
 pub mod serve;
 pub mod telemetry;

@@ -142,3 +142,19 @@ pub const QUOTE_COUPONS_MAX: usize = 500;
 
 /// Hints that a quote gives.
 pub const QUOTE_HINTS_MAX: usize = 10;
+
+/// Templates that one quote tries without a coupon of them.
+pub const QUOTE_TRIALS_MAX: usize = 20;
+const _: () = assert!(QUOTE_TRIALS_MAX < QUOTE_COUPONS_MAX);
+
+/// Bytes of a coupon's code as a quote takes it: what is longer is none.
+pub const QUOTE_CODE_MAX: usize = 64;
+
+/// Coupons up to which a quote is computed where it was read: well below a millisecond.
+pub const QUOTE_INLINE_COUPONS_MAX: usize = 4;
+
+/// Quotes that wait for a processor or have one; one more is refused with 503.
+pub const QUOTE_WAITERS_MAX: usize = 256;
+
+/// How far an order's `placed_at` may be from the server's clock and still be believed.
+pub const PLACED_AT_TRUST_MS: u64 = 5 * 60_000;

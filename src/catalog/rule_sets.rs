@@ -9,9 +9,11 @@ use chrono_tz::Tz;
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 
+use super::checks;
 use super::store::{Scope, check_issuer, with_owner};
+use crate::domain::fields::Complaints;
 use crate::domain::rule_set::RuleSet;
-use crate::domain::template::{Definition, Issuer};
+use crate::domain::template::{self, Definition, Issuer};
 use crate::domain::window::rfc3339;
 use crate::http::problem::{FieldError, Problem};
 use crate::http::route::Caller;
@@ -75,7 +77,7 @@ impl SetRecord {
 
 /// Makes a set. What the body does not say of the issuer, the key's owner says.
 pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) -> Result<SetRecord, Problem> {
-    let set = RuleSet::parse(&with_owner(caller, body)).map_err(Problem::invalid)?;
+    let set = checked(RuleSet::parse(&with_owner(caller, body)), body)?;
     check_issuer(caller, set.issuer, &set.issuer_id)?;
     let row = client
         .query_one(
@@ -116,7 +118,7 @@ pub async fn patch(
 ) -> Result<SetRecord, Problem> {
     let record = find(client, LOCK, Scope::of(caller), id).await?;
     demand_revision(&record, revision)?;
-    let set = record.set.patch(patch).map_err(Problem::invalid)?;
+    let set = checked(record.set.patch(patch), patch)?;
     let row = client
         .query_one(PATCH, &[&id, &record.revision, &set.name, &set.description, &set.usage_rules, &caller.key_id])
         .await
@@ -168,6 +170,21 @@ pub async fn named_by(client: &impl GenericClient, definition: &Definition) -> R
 
 pub fn not_found() -> Problem {
     Problem::new("not_found", "there is no such rule set")
+}
+
+/// A set whose rules exist; of a body that is wrong elsewhere, what its rules hide is said, too.
+fn checked(parsed: Result<RuleSet, Vec<FieldError>>, body: &Value) -> Result<RuleSet, Problem> {
+    match parsed {
+        Ok(set) => checks::of_set(&set.usage_rules).map(|()| set).map_err(Problem::invalid),
+        Err(mut errors) => {
+            let wrong = &mut Complaints::default();
+            let rules = body.get("usage_rules").map(|rules| template::read_rules(rules, wrong));
+            if let Some(rules) = rules.filter(|_| wrong.is_empty()) {
+                errors.extend(checks::of_set(&rules).err().unwrap_or_default());
+            }
+            Err(Problem::invalid(errors))
+        }
+    }
 }
 
 fn demand_revision(record: &SetRecord, revision: Option<i64>) -> Result<(), Problem> {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio_postgres::{GenericClient, Row};
 
-use super::rule_sets;
+use super::{checks, rule_sets};
 use crate::clock::now_ms;
 use crate::domain::ids::TemplateId;
 use crate::domain::template::{self, Definition, Issuer, Status};
@@ -15,6 +15,7 @@ use crate::domain::window::{rfc3339, utc};
 use crate::http::problem::Problem;
 use crate::http::route::{Caller, Role};
 use crate::pg::PgFault;
+use crate::pricing::Settings;
 
 const INSERT: &str = include_str!("../sql/catalog/template_insert.sql");
 const READ: &str = include_str!("../sql/catalog/template_read.sql");
@@ -93,6 +94,7 @@ impl Record {
             "created_at": time(self.created_at),
             "updated_at": time(self.updated_at),
             "published_at": self.published_at.map(time),
+            "warnings": checks::warnings(&self.definition),
         });
         let (Some(members), Value::Object(life)) = (body.as_object_mut(), life) else {
             unreachable!("both are objects")
@@ -161,10 +163,16 @@ pub(super) fn with_owner(caller: &Caller, body: &Value) -> Value {
 }
 
 /// Makes a draft. What the body does not say of the issuer, the key's owner says.
-pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) -> Result<Record, Problem> {
-    let mut definition = template::parse(&with_owner(caller, body), now_ms()).map_err(Problem::invalid)?;
+pub async fn create(
+    client: &impl GenericClient,
+    caller: &Caller,
+    settings: &Settings,
+    body: &Value,
+) -> Result<Record, Problem> {
+    let mut definition = checks::parse(&with_owner(caller, body), now_ms(), settings).map_err(Problem::invalid)?;
     check_issuer(caller, definition.issuer, &definition.issuer_id)?;
     rule_sets::copy(client, &mut definition, names_rules(body)).await?;
+    checks::demand(&definition, settings).map_err(Problem::invalid)?;
     let (starts_at, ends_at) = window(&definition);
     let row = client
         .query_one(
@@ -220,6 +228,7 @@ pub async fn list(
 pub async fn patch(
     client: &impl GenericClient,
     caller: &Caller,
+    settings: &Settings,
     id: TemplateId,
     revision: Option<i64>,
     patch: &Value,
@@ -228,11 +237,14 @@ pub async fn patch(
     demand_revision(&record, revision)?;
     let patched = match record.status {
         Status::Draft => {
-            let mut patched = template::patch_draft(&record.definition, patch, now_ms()).map_err(Problem::invalid)?;
+            let mut patched = template::draft_with(&record.definition, patch)
+                .and_then(|body| checks::parse(&body, now_ms(), settings))
+                .map_err(Problem::invalid)?;
             if (patched.issuer, &patched.issuer_id) != (record.definition.issuer, &record.definition.issuer_id) {
                 check_issuer(caller, patched.issuer, &patched.issuer_id)?;
             }
             rule_sets::copy(client, &mut patched, names_rules(patch)).await?;
+            checks::demand(&patched, settings).map_err(Problem::invalid)?;
             patched
         }
         Status::PendingApproval | Status::Approved => {

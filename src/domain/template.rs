@@ -25,7 +25,7 @@ use super::window::{Millis, Validity};
 pub use parse::parse;
 pub(crate) use parse::{read_description, read_issuer, read_name};
 pub(crate) use patch::laid_over;
-pub use patch::{patch_draft, patch_published};
+pub use patch::{draft_with, patch_published};
 pub(crate) use shape::read_rules;
 
 /// How far an acknowledged claim has come.

@@ -9,6 +9,7 @@ pub mod admin_rule_sets;
 pub mod admin_templates;
 pub mod claims;
 pub mod operations;
+pub mod quotes;
 pub mod wallet;
 
 use serde_json::{Value, json};
@@ -21,6 +22,7 @@ pub fn routes() -> Vec<Route> {
     [
         claims::routes(),
         wallet::routes(),
+        quotes::routes(),
         admin_templates::routes(),
         admin_rule_sets::routes(),
         admin_keys::routes(),

@@ -14,9 +14,9 @@ use crate::domain::window::Millis;
 /// What a published template may change.
 const OPEN_FIELDS: &[&str] = &["name", "description", "claim_window.ends_at"];
 
-/// The draft with the patch laid over it, checked like a new one.
-pub fn patch_draft(draft: &Definition, patch: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
-    parse(&laid_over(draft.to_json(), patch)?, now)
+/// The draft with the patch laid over it, to be checked like a new one.
+pub fn draft_with(draft: &Definition, patch: &Value) -> Result<Value, Vec<FieldError>> {
+    laid_over(draft.to_json(), patch)
 }
 
 /// The published template with the patch laid over it.

@@ -178,7 +178,7 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "POST /v1/admin/templates").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = store::create(write.tx(), request.caller(), &body).await?;
+            let record = store::create(write.tx(), request.caller(), &app.config.pricing, &body).await?;
             write.commit(Reply::Created(record.to_json())).await
         }
     }
@@ -208,7 +208,8 @@ async fn patch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let reply = match idempotency::begin(&mut client, &request, "PATCH /v1/admin/templates/{id}").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let record = store::patch(write.tx(), request.caller(), id, Some(revision), &patch).await?;
+            let record =
+                store::patch(write.tx(), request.caller(), &app.config.pricing, id, Some(revision), &patch).await?;
             write.commit(tagged(&record)).await?
         }
     };
@@ -272,7 +273,16 @@ async fn act(app: Arc<App>, request: Request, action: Action) -> Result<Reply, P
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
             let revision = if_match(&request);
-            let record = lifecycle::act(write.tx(), request.caller(), id, revision, action, reason.as_deref()).await?;
+            let record = lifecycle::act(
+                write.tx(),
+                request.caller(),
+                &app.config.pricing,
+                id,
+                revision,
+                action,
+                reason.as_deref(),
+            )
+            .await?;
             write.commit(tagged(&record)).await?
         }
     };
