@@ -5,6 +5,7 @@
 //!
 //! # Layout
 //! - [`domain`]: nouns and rules, no I/O
+//! - [`pricing`]: what an order costs with coupons, and the best of them
 //! - [`config`], [`limits`], [`clock`], [`hashing`], [`telemetry`]: what everything stands on
 //! - [`redis`], [`pg`]: the only code that speaks to each store
 //! - [`admission`]: may this request spend anything at all?
@@ -33,6 +34,7 @@ pub mod hashing;
 pub mod http;
 pub mod limits;
 pub mod pg;
+pub mod pricing;
 pub mod redis;
 pub mod serve;
 pub mod telemetry;

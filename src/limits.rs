@@ -142,3 +142,6 @@ pub const QUOTE_COUPONS_MAX: usize = 500;
 
 /// Hints that a quote gives.
 pub const QUOTE_HINTS_MAX: usize = 10;
+
+/// Ids that one list of a usage rule may hold.
+pub const ITEM_SET_MAX: usize = 1_000;

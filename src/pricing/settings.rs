@@ -1,9 +1,11 @@
 //! What a deployment may change about pricing.
 
 use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
 use serde::Deserialize;
 
 use super::kinds;
+use super::money::RATE_ONE;
 use crate::domain::template::Kind;
 
 /// The `[pricing]` section of the configuration.
@@ -19,7 +21,7 @@ pub struct Settings {
     pub threshold_basis: ThresholdBasis,
     /// The largest part of goods and shipping that all discounts together may take off. 1: no cap.
     pub max_order_discount_ratio: Decimal,
-    /// Kinds that templates may be created with, and whose coupons are priced.
+    /// Kinds that templates may be created with. Coupons that were issued before stay good.
     pub kinds: Vec<String>,
     pub stacking: Stacking,
     /// Nodes that a search for the best combination may visit before it answers with the best found.
@@ -81,6 +83,10 @@ impl Settings {
     /// Whether coupons of this kind are created and priced.
     pub fn enables(&self, kind: Kind) -> bool {
         self.kinds.iter().any(|word| word.eq_ignore_ascii_case(kind.word()))
+    }
+
+    pub(super) fn max_order_discount_ratio_millionths(&self) -> u32 {
+        (self.max_order_discount_ratio * Decimal::from(RATE_ONE)).to_u32().unwrap_or(RATE_ONE).min(RATE_ONE)
     }
 
     /// What is wrong, a sentence each.
