@@ -158,3 +158,6 @@ pub const QUOTE_WAITERS_MAX: usize = 256;
 
 /// How far an order's `placed_at` may be from the server's clock and still be believed.
 pub const PLACED_AT_TRUST_MS: u64 = 5 * 60_000;
+
+/// Ids that one list of a usage rule may hold.
+pub const ITEM_SET_MAX: usize = 1_000;

@@ -173,7 +173,7 @@ impl Task {
         };
         match self.request.mode {
             Mode::Best => {
-                let mut quote = pricing::best(&case, &self.coupons);
+                let mut quote = pricing::best(&case, &self.coupons, self.settings.search_nodes_max);
                 quote.optimal &= !self.is_cut;
                 quote.to_json(&self.coupons)
             }

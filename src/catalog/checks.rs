@@ -4,6 +4,7 @@
 //! A template that is not out yet is checked whenever it goes a step: settings and rule types may
 //! have changed since it was written. What is published is never judged again: it was sold.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -37,7 +38,7 @@ pub fn demand(definition: &Definition, settings: &Settings) -> Result<(), Vec<Fi
 
 /// The terms of a template that is out, by whatever settings it was published under.
 pub fn terms(definition: &Definition) -> Result<Arc<Terms>, Vec<FieldError>> {
-    Terms::of(definition, &Settings::default()).map(|(terms, _)| Arc::new(terms))
+    Terms::stored(definition).map(Arc::new)
 }
 
 /// What is probably not meant, as answers show it.
@@ -49,10 +50,26 @@ pub fn warnings(definition: &Definition) -> Value {
 
 /// What is wrong with rules that no template holds yet. Kind and currency are judged where one does.
 pub fn of_set(usage_rules: &Value) -> Result<(), Vec<FieldError>> {
-    let wrong = &mut Complaints::default();
     let currency = Currency::of(FINEST_CURRENCY).expect("a currency of ISO 4217");
-    rules::read(usage_rules, currency, None, wrong);
-    std::mem::take(wrong).or(Some(()))
+    let mut errors = Vec::new();
+    let mut seen = HashSet::new();
+    for (at, item) in usage_rules.as_array().into_iter().flatten().enumerate() {
+        let wrong = &mut Complaints::default();
+        let path = format!("usage_rules[{at}]");
+        let name = item["rule_type"].as_str().unwrap_or_default();
+        if let Some((_, rule_type)) = rules::of(name) {
+            if !rule_type.repeatable() && !seen.insert(rule_type.name()) {
+                wrong.add(format!("{path}.rule_type"), "repeated", format!("{name} may be given once"));
+            }
+            // The kind that every rule goes with.
+            let kind = Kind::FreeItem;
+            rule_type.read(&Reading { params: &item["params"], path: format!("{path}.params"), currency, kind }, wrong);
+        } else {
+            wrong.add(format!("{path}.rule_type"), "unknown_value", format!("must be one of {}", rules::names()));
+        }
+        errors.extend(std::mem::take(wrong).or(Some(())).err().unwrap_or_default());
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 /// What pricing would say of a body whose other fields are wrong.

@@ -55,8 +55,7 @@ impl Order {
     /// Reads the order of a quote or a redemption. `path` is where it stands in the body, as `order`.
     pub fn parse(value: &Value, path: &str) -> Result<Order, Vec<FieldError>> {
         let wrong = &mut Complaints::default();
-        let mut object =
-            if path.is_empty() { Object::body(value, wrong) } else { Object::at(path, value, wrong) };
+        let mut object = if path.is_empty() { Object::body(value, wrong) } else { Object::at(path, value, wrong) };
         let order_id = need_id(&mut object, "order_id", wrong);
         let checkout_id = id(&mut object, "checkout_id", wrong);
         let user_id = object.need_text("user_id", wrong).and_then(|text| {

@@ -1,9 +1,11 @@
 //! What a deployment may change about pricing.
 
 use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
 use serde::Deserialize;
 
 use super::kinds;
+use super::money::RATE_ONE;
 use crate::domain::template::Kind;
 
 /// The `[pricing]` section of the configuration.
@@ -19,8 +21,10 @@ pub struct Settings {
     pub threshold_basis: ThresholdBasis,
     /// The largest part of goods and shipping that all discounts together may take off. 1: no cap.
     pub max_order_discount_ratio: Decimal,
-    /// Kinds that templates may be created with, and whose coupons are priced.
+    /// Kinds that templates may be created with. Coupons that were issued before stay good.
     pub kinds: Vec<String>,
+    /// A section of its own in the configuration.
+    #[serde(skip)]
     pub stacking: Stacking,
     /// Nodes that a search for the best combination may visit before it answers with the best found.
     pub search_nodes_max: u64,
@@ -36,6 +40,7 @@ pub enum ThresholdBasis {
     Remaining,
 }
 
+/// The `[stacking]` section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stacking {
@@ -59,6 +64,12 @@ pub enum MerchantLimit {
     PerOrder,
 }
 
+impl Default for Stacking {
+    fn default() -> Self {
+        Stacking { mode: StackingMode::Classes, merchant: MerchantLimit::PerMerchant }
+    }
+}
+
 // === impl Settings ===
 
 impl Default for Settings {
@@ -71,7 +82,7 @@ impl Default for Settings {
             threshold_basis: ThresholdBasis::Original,
             max_order_discount_ratio: Decimal::ONE,
             kinds: Kind::WORDS.iter().map(|(word, _)| (*word).to_owned()).collect(),
-            stacking: Stacking { mode: StackingMode::Classes, merchant: MerchantLimit::PerMerchant },
+            stacking: Stacking::default(),
             search_nodes_max: 50_000,
         }
     }
@@ -81,6 +92,10 @@ impl Settings {
     /// Whether coupons of this kind are created and priced.
     pub fn enables(&self, kind: Kind) -> bool {
         self.kinds.iter().any(|word| word.eq_ignore_ascii_case(kind.word()))
+    }
+
+    pub(super) fn max_order_discount_ratio_millionths(&self) -> u32 {
+        (self.max_order_discount_ratio * Decimal::from(RATE_ONE)).to_u32().unwrap_or(RATE_ONE).min(RATE_ONE)
     }
 
     /// What is wrong, a sentence each.

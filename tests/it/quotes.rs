@@ -480,12 +480,12 @@ async fn a_template_is_checked_by_its_kind_and_rules() {
         &[
             rule("MINIMUM_SPEND", json!({"amount": "100.00"})),
             rule("MINIMUM_SPENT", json!({"amount": 1})),
-            rule("CHANNELS", json!({"names": ["app"]})),
+            rule("USER_SEGMENTS", json!({"age": 18})),
         ],
     );
     let refused = create(wrong).await;
     let names: Vec<String> = fields(&refused).into_iter().map(|(name, _)| name).collect();
-    for name in ["value.amount", "usage_rules[1].rule_type", "usage_rules[2].params.names"] {
+    for name in ["value.amount", "usage_rules[1].rule_type", "usage_rules[2].params.age"] {
         assert!(names.iter().any(|known| known == name), "{name} is not in {names:?}");
     }
     // With everything else that is wrong, at once.
