@@ -201,3 +201,58 @@ fn list<'a>(
         Some(Some(items)) => items.iter().enumerate().map(|(at, item)| (format!("{name}[{at}]"), item)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOCK: Millis = 1_781_755_200_000;
+
+    fn order(placed_at: Value) -> Value {
+        let line = json!({"line_id": "1", "item_id": "d", "merchant_id": "m", "unit_price": 1, "quantity": 1});
+        json!({"order": {"user_id": "u-1", "placed_at": placed_at, "currency": "CNY", "lines": [line]}})
+    }
+
+    fn at(ms: Millis) -> Value {
+        rfc3339(chrono_tz::UTC, ms).into()
+    }
+
+    #[test]
+    fn a_time_is_believed_within_five_minutes_of_the_clock() {
+        let minute = 60_000;
+        for (placed, believed) in [(-6, 0), (-5, -5), (0, 0), (5, 5), (6, 0)] {
+            let request = QuoteRequest::of_service(&order(at(CLOCK + placed * minute)), CLOCK).unwrap();
+            assert_eq!(request.order.placed_at, CLOCK + believed * minute, "{placed}");
+        }
+        // A dry run has its own clock.
+        let mut body = order(at(CLOCK));
+        body["now"] = at(CLOCK + 24 * 60 * minute);
+        let request = QuoteRequest::of_service(&body, CLOCK).unwrap();
+        assert_eq!((request.clock, request.order.placed_at), (CLOCK + 24 * 60 * minute, CLOCK + 24 * 60 * minute));
+    }
+
+    #[test]
+    fn a_cart_is_completed_with_who_asks_and_when() {
+        let (id, facts) = (UserId::parse("u-1").unwrap(), Facts { level: Some("gold".into()), ..Default::default() });
+        let asker = Asker { id: &id, facts: &facts, channel: Some("app") };
+        let mut body = order(Value::Null);
+        body["order"]["user_id"] = Value::Null;
+        let request = QuoteRequest::of_shopper(&body, CLOCK, &asker).unwrap();
+        assert_eq!((request.order.user_id, request.order.placed_at), (id.clone(), CLOCK));
+        assert_eq!((request.order.channel.as_deref(), request.user.facts), (Some("app"), facts.clone()));
+        assert_eq!((request.mode, request.codes), (Mode::Best, None));
+
+        body["order"]["channel"] = "web".into();
+        body["coupons"] = json!([]);
+        let request = QuoteRequest::of_shopper(&body, CLOCK, &asker).unwrap();
+        assert_eq!((request.order.channel.as_deref(), request.codes), (Some("web"), Some(Vec::new())));
+
+        // A service names the user; what is wrong is named at once, the order's too.
+        body["colour"] = 1.into();
+        body["order"]["lines"][0]["quantity"] = 0.into();
+        body["trial_templates"] = json!([0]);
+        let errors = QuoteRequest::of_service(&body, CLOCK).unwrap_err();
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["trial_templates[0]", "order.user_id", "order.lines[0].quantity", "colour"]);
+    }
+}
