@@ -12,7 +12,8 @@
 //! - `stacking`: which coupons may stand beside each other
 //! - `walk`: coupons applied one after the other
 //! - [`price()`]: an order with a given set of coupons
-//! - [`best`], `bound`: the best legal set, found exactly
+//! - `table`, `bound`, `search`: the best legal set, found exactly
+//! - [`best()`], [`rank()`]: with a reason for every coupon that is left out
 //! - [`quote`], [`reason`]: what comes out
 
 mod best;
@@ -29,7 +30,9 @@ pub mod reason;
 pub mod rules;
 pub mod settings;
 mod share;
+mod search;
 mod stacking;
+mod table;
 pub mod terms;
 #[cfg(test)]
 mod tests;

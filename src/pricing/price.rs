@@ -29,7 +29,7 @@ pub fn price(case: &Case, coupons: &[Coupon]) -> Result<Priced, Refused> {
     if !refused.is_empty() {
         return Err(Refused(refused));
     }
-    price_ready(&cart, set)
+    price_ready(&cart, set.iter().collect())
 }
 
 pub(super) fn given_twice() -> Refusal {
@@ -37,7 +37,7 @@ pub(super) fn given_twice() -> Refusal {
 }
 
 /// Prices coupons that are each usable on their own.
-pub(super) fn price_ready(cart: &Cart, mut set: Vec<Ready>) -> Result<Priced, Refused> {
+pub(super) fn price_ready(cart: &Cart, mut set: Vec<&Ready>) -> Result<Priced, Refused> {
     set.sort_by(|a, b| a.key.cmp(&b.key));
     let clashing = in_the_way(&set, cart.case.settings);
     if !clashing.is_empty() {
@@ -51,7 +51,7 @@ pub(super) fn price_ready(cart: &Cart, mut set: Vec<Ready>) -> Result<Priced, Re
     let mut walk = Walk::new(cart);
     let (mut applied, mut gifts, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     let mut total: Minor = 0;
-    for ready in &set {
+    for ready in set {
         let (mut lines, mut fees) = (BTreeMap::<u16, Minor>::new(), BTreeMap::<u16, Minor>::new());
         let is_within = walk.is_within(ready);
         let eligible = walk.eligible(ready);

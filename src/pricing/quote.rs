@@ -106,6 +106,19 @@ pub struct Ranking {
 // === impl Priced ===
 
 impl Priced {
+    /// What combinations are compared by: money off with gifts at their value, then gift coupons of
+    /// whose gifts no value is stated. Those come last because nothing is known of them, but before
+    /// "fewer coupons": a free drink is a benefit.
+    pub fn worth(&self) -> (Decimal, usize) {
+        let value = |gift: &Gift| gift.value * Decimal::from(gift.quantity);
+        let of_coupon = |index: usize| self.gifts.iter().filter(move |gift| gift.coupon == index);
+        let total = self.discount_total + self.gifts.iter().map(value).sum::<Decimal>();
+        let is_unvalued = |applied: &&Applied| {
+            of_coupon(applied.coupon).next().is_some() && of_coupon(applied.coupon).all(|gift| gift.value.is_zero())
+        };
+        (total, self.coupons.iter().filter(is_unvalued).count())
+    }
+
     /// The fields that quotes and redemptions share. `coupons` is the list that was priced.
     pub fn to_json(&self, coupons: &[Coupon]) -> Value {
         let applied: Vec<Value> = self

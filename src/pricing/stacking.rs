@@ -53,10 +53,10 @@ pub(super) fn clash(a: &Ready, b: &Ready, settings: &Settings) -> bool {
 }
 
 /// The positions in `set` of the coupons that are in each other's way.
-pub(super) fn in_the_way(set: &[Ready], settings: &Settings) -> Vec<usize> {
+pub(super) fn in_the_way(set: &[&Ready], settings: &Settings) -> Vec<usize> {
     let is_in_the_way = |at: &usize| {
         set[*at].company_max() < set.len()
-            || (0..set.len()).any(|other| other != *at && clash(&set[*at], &set[other], settings))
+            || (0..set.len()).any(|other| other != *at && clash(set[*at], set[other], settings))
     };
     (0..set.len()).filter(is_in_the_way).collect()
 }

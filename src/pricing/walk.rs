@@ -8,8 +8,8 @@ use super::share::spread;
 /// An order part of the way through its coupons.
 #[derive(Clone, Debug)]
 pub(super) struct Walk {
-    pub left: smallvec::SmallVec<[Minor; 56]>,
-    pub fees: smallvec::SmallVec<[Minor; 8]>,
+    pub left: Vec<Minor>,
+    pub fees: Vec<Minor>,
     /// What further discounts may take off.
     pub room: Minor,
 }
@@ -26,7 +26,7 @@ pub(super) enum Share {
 impl Walk {
     pub fn new(cart: &Cart) -> Self {
         Walk {
-            left: cart.amounts.iter().copied().collect(),
+            left: cart.amounts.clone(),
             fees: cart.fees.iter().map(|(_, fee)| *fee).collect(),
             room: cart.room,
         }
