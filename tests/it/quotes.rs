@@ -204,7 +204,8 @@ async fn the_worked_examples_of_the_sources() {
     assert_eq!(reason(&quote, id), "minimum_spend");
     assert_eq!(quote["unusable"][0]["detail"], "spend 20.00 more in cat-roast-duck");
     assert_eq!(quote["unusable"][0]["missing"], json!({"amount": "20.00"}));
-    assert_eq!(quote["hints"], json!([{"template_id": id, "spend_more": "20.00", "save": "20.00"}]));
+    let text = "spend 20.00 more in cat-roast-duck and save 20.00";
+    assert_eq!(quote["hints"], json!([{"template_id": id, "spend_more": "20.00", "save": "20.00", "text": text}]));
     let quote = till.quote(meal("120.00")).await;
     assert_eq!(totals(&quote), ("20.00", "130.00"));
     assert_eq!(quote["coupons"][0]["lines"], json!([{"line_id": "1", "share": "20.00"}]));
@@ -344,8 +345,9 @@ async fn modes_dry_runs_and_the_states_of_coupons() {
     let quote = till.quote_with(both).await;
     assert_eq!(ids(&quote["coupons"]).len() + ids(&quote["unusable"]).len(), 2, "{quote}");
     let rank = till.quote_with(json!({"order": goods, "mode": "rank"})).await;
-    assert_eq!(ids(&rank["coupons"]), [large, small]);
-    assert_eq!(rank["coupons"][1]["discount"], "3.00");
+    let ranked = rank["ranked"].as_array().unwrap();
+    assert_eq!(ranked.iter().map(|one| used(one)[0]).collect::<Vec<_>>(), [large, small]);
+    assert_eq!((totals(&ranked[0]), totals(&ranked[1])), (("8.00", "42.00"), ("3.00", "47.00")));
 
     // What is issued stays valid when its template is paused or stopped.
     till.app.pause(large).await;
@@ -370,8 +372,9 @@ async fn modes_dry_runs_and_the_states_of_coupons() {
     until("the coupons are rows", async || till.app.rows(large).await.len() + till.app.rows(small).await.len() == 2)
         .await;
     let sql = till.app.sql().await;
-    for (status, word) in [(2i16, "locked"), (3, "offered"), (4, "used"), (5, "expired"), (6, "revoked")] {
-        let statement = "UPDATE user_coupons SET status = $2 WHERE template_id = $1";
+    for (status, word) in [(2i16, "locked"), (3, "offered"), (4, "used"), (6, "revoked"), (5, "expired")] {
+        let statement = "UPDATE user_coupons SET status = $2::int2,
+            expires_at = CASE $2::int2 WHEN 5 THEN now() - interval '1 hour' ELSE expires_at END WHERE template_id = $1";
         sql.execute(statement, &[&(large as i32), &status]).await.unwrap();
         let quote = till.quote_with(json!({"order": goods, "coupons": [large_code, small_code]})).await;
         assert_eq!((reason(&quote, large), used(&quote)), (word, vec![small]));
@@ -385,6 +388,46 @@ async fn modes_dry_runs_and_the_states_of_coupons() {
         let mut goods = goods.clone();
         goods["placed_at"] = rfc3339(chrono_tz::UTC, now_ms() + minutes * 60_000).into();
         assert_eq!(totals(&till.quote(goods).await).0, discount, "{minutes}");
+    }
+    till.app.stop().await;
+}
+
+#[tokio::test]
+async fn a_wallet_of_any_size_is_quoted_within_bounds() {
+    let till = Till::open(TestApp::start("quotes-large").await).await;
+    let stackable =
+        template("CASH_VOUCHER", json!({"amount": 1}), &[rule("STACKABILITY", json!({"allow_stacking": true}))]);
+    let (small, large) = (till.app.publish(voucher("3.00")).await, till.app.publish(stackable).await);
+    let sql = till.app.sql().await;
+    let fill = async |template: i64, from: i64, to: i64, expires: &str| {
+        let statement = format!(
+            "INSERT INTO user_coupons
+                (template_id, serial, epoch, user_ref, claim_key_hash, acquired_at, valid_from, expires_at)
+            SELECT $1, s, 1, 'rich', s, now(), now(), now() + interval '{expires}' + s * interval '1 second'
+            FROM generate_series($2::int8, $3::int8) s"
+        );
+        sql.execute(&statement, &[&(template as i32), &from, &to]).await.unwrap();
+    };
+    let lines: Vec<(&str, &str, &str, &str)> = vec![("d-1", "c", "m-1", "10.00"); 50];
+    let goods = order("rich", &lines);
+
+    // The first to expire are priced, and that there are more is said. What is over comes last.
+    fill(large, 1, 300, "1 day").await;
+    fill(small, 1, 199, "2 days").await;
+    fill(small, 200, 260, "-1 day").await;
+    let quote = till.quote(goods.clone()).await;
+    assert_eq!((quote["optimal"].as_bool(), totals(&quote)), (Some(true), ("300.00", "200.00")));
+    assert_eq!(ids(&quote["coupons"]).len() + ids(&quote["unusable"]).len(), 500);
+    assert_eq!(reason(&quote, small), "not_stackable");
+    fill(large, 301, 302, "1 day").await;
+    let quote = till.quote(goods.clone()).await;
+    assert_eq!((quote["optimal"].as_bool(), totals(&quote).0), (Some(false), "302.00"));
+
+    // Many at once wait their turn.
+    let rank = json!({"order": goods, "mode": "rank"});
+    let waiting: Vec<_> = (0..8).map(|_| till.post(rank.clone())).collect();
+    for answer in futures_util::future::join_all(waiting).await {
+        assert_eq!((answer.status, answer.json["ranked"].as_array().unwrap().len()), (200, 500));
     }
     till.app.stop().await;
 }
