@@ -25,6 +25,7 @@ use crate::domain::window::Validity;
 use crate::http::problem::{FieldError, Problem};
 use crate::limits::{QUOTE_COUPONS_MAX, QUOTE_INLINE_COUPONS_MAX, QUOTE_WAITERS_MAX};
 use crate::pricing::quote::Unusable;
+use crate::pricing::reason::Reason;
 use crate::pricing::{self, Case, Coupon, Settings, State, Terms};
 use crate::wallet::{self, CouponStatus};
 
@@ -32,14 +33,16 @@ use request::{Mode, QuoteRequest};
 
 /// Where searches wait for a processor.
 pub struct Desk {
-    searching: Semaphore,
-    waiting: AtomicUsize,
+    searching: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// An answer that is on its way through pricing: all that it needs, owned.
 struct Task {
     request: QuoteRequest,
     coupons: Vec<Coupon>,
+    /// Coupons of templates whose rules this build cannot read, as the answer lists them.
+    unreadable: Vec<Value>,
     /// The user has more that hold than one order is priced with.
     is_cut: bool,
     settings: Settings,
@@ -54,14 +57,24 @@ pub async fn answer(app: &App, scope: Option<Scope<'_>>, request: QuoteRequest) 
         Some(codes) => (wallet::by_names(app, &user, &names(app, codes)?).await?, false),
         None => wallet::at_hand(app, &user, request.order.placed_at, most).await?,
     };
+    let mut unreadable = Vec::new();
     for coupon in held {
-        coupons.push(priceable(app, &request, coupon)?);
+        match priceable(app, &request, &coupon)? {
+            Some(priceable) => coupons.push(priceable),
+            None => unreadable.push(json!({
+                "code": app.code_key.encode(coupon.name()),
+                "template_id": coupon.template.0,
+                "reason": Reason::NoBenefit.word(),
+                "detail": "the rules of its template cannot be read",
+                "missing": {},
+            })),
+        }
     }
     if coupons.len() > QUOTE_COUPONS_MAX {
         let detail = format!("coupons and trial_templates must name at most {QUOTE_COUPONS_MAX} together");
         return Err(Problem::invalid(vec![FieldError { field: "coupons".into(), code: "too_many", detail }]));
     }
-    let task = Task { request, coupons, is_cut, settings: app.config.pricing.clone() };
+    let task = Task { request, coupons, unreadable, is_cut, settings: app.config.pricing.clone() };
     if task.coupons.len() <= QUOTE_INLINE_COUPONS_MAX {
         return Ok(task.run());
     }
@@ -87,16 +100,17 @@ fn names(app: &App, codes: &[String]) -> Result<Vec<CouponName>, Problem> {
     Ok(names)
 }
 
-/// A coupon of the wallet as pricing sees it. Its template may be paused or stopped: it was issued.
-fn priceable(app: &App, request: &QuoteRequest, coupon: wallet::Coupon) -> Result<Coupon, Problem> {
+/// A coupon of the wallet as pricing sees it; `None`: its template's rules cannot be read. The
+/// template may be paused or stopped: the coupon was issued.
+fn priceable(app: &App, request: &QuoteRequest, coupon: &wallet::Coupon) -> Result<Option<Coupon>, Problem> {
     let snapshot = app.snapshot.load();
-    let terms = snapshot.templates.get(&coupon.template).and_then(|template| template.terms.clone());
-    let terms = terms.ok_or_else(|| {
+    let template = snapshot.templates.get(&coupon.template).ok_or_else(|| {
         let detail = format!("template {} is not known to this gateway yet; ask again", coupon.template);
         Problem::of(ClaimOutcome::Unavailable, detail).retry_after_ms(1000)
     })?;
+    let Some(terms) = template.terms.clone() else { return Ok(None) };
     let at = request.order.placed_at;
-    Ok(Coupon {
+    Ok(Some(Coupon {
         code: app.code_key.encode(coupon.name()),
         template_id: coupon.template,
         terms,
@@ -114,7 +128,7 @@ fn priceable(app: &App, request: &QuoteRequest, coupon: wallet::Coupon) -> Resul
         valid_from: if coupon.valid_from <= request.clock { coupon.valid_from.min(at) } else { coupon.valid_from },
         expires: coupon.expires,
         amount: None,
-    })
+    }))
 }
 
 /// A coupon of each template that is tried, as if the user had it from now on.
@@ -171,7 +185,7 @@ impl Task {
             now: self.request.order.placed_at,
             settings: &self.settings,
         };
-        match self.request.mode {
+        let mut answer = match self.request.mode {
             Mode::Best => {
                 let mut quote = pricing::best(&case, &self.coupons, self.settings.search_nodes_max);
                 quote.optimal &= !self.is_cut;
@@ -179,7 +193,11 @@ impl Task {
             }
             Mode::Rank => pricing::rank(&case, &self.coupons).to_json(&self.coupons),
             Mode::Given => self.given(&case),
+        };
+        if let Some(unusable) = answer["unusable"].as_array_mut() {
+            unusable.extend(self.unreadable.iter().cloned());
         }
+        answer
     }
 
     /// The chosen coupons together, without those that cannot be used, each of which has its reason.
@@ -213,7 +231,7 @@ impl Desk {
     /// As many searches at once as there are processors: more would only take turns.
     pub fn new() -> Desk {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Desk { searching: Semaphore::new(processors), waiting: AtomicUsize::new(0) }
+        Desk { searching: Arc::new(Semaphore::new(processors)), waiting: Arc::default() }
     }
 
     /// Searches that wait or run.
@@ -222,9 +240,14 @@ impl Desk {
     }
 
     async fn search(&self, task: Task) -> Result<Value, Problem> {
-        let _waiter = Waiter::join(&self.waiting)?;
-        let _permit = self.searching.acquire().await.expect("the desk is never closed");
-        tokio::task::spawn_blocking(move || task.run()).await.map_err(|error| {
+        let waiter = Waiter::join(&self.waiting)?;
+        let permit = self.searching.clone().acquire_owned().await.expect("the desk is never closed");
+        // Both stay with the search: a caller who leaves does not end it.
+        let search = move || {
+            let _held = (permit, waiter);
+            task.run()
+        };
+        tokio::task::spawn_blocking(search).await.map_err(|error| {
             tracing::error!(error = %error, "a quote panicked");
             Problem::new("internal", "the order could not be priced; the log says why")
         })
@@ -238,11 +261,11 @@ impl Default for Desk {
 }
 
 /// One place in the line, given back when it is dropped.
-struct Waiter<'a>(&'a AtomicUsize);
+struct Waiter(Arc<AtomicUsize>);
 
-impl<'a> Waiter<'a> {
-    fn join(waiting: &'a AtomicUsize) -> Result<Self, Problem> {
-        let waiter = Waiter(waiting);
+impl Waiter {
+    fn join(waiting: &Arc<AtomicUsize>) -> Result<Self, Problem> {
+        let waiter = Waiter(waiting.clone());
         if waiting.fetch_add(1, Ordering::Relaxed) >= QUOTE_WAITERS_MAX {
             return Err(Problem::of(ClaimOutcome::Overloaded, "too many quotes wait already").retry_after_ms(1000));
         }
@@ -250,7 +273,7 @@ impl<'a> Waiter<'a> {
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

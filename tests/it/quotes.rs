@@ -552,8 +552,21 @@ async fn a_template_is_checked_by_its_kind_and_rules() {
     let broken = app.patch(id, json!({"usage_rules": [rule("NO_RULE", json!({}))]})).await;
     assert_eq!(fields(&broken), field("usage_rules[0].rule_type", "unknown_value"));
 
-    // What was stored under other checks is checked again on its way out.
+    // A coupon whose template was published under rules that are gone spoils no other's quote.
+    let (old, _) = till.coupon(voucher("9.00"), "old").await;
+    till.coupon(voucher("2.00"), "old").await;
     let sql = app.sql().await;
+    let statement = "UPDATE coupon_templates SET revision = revision + 1,
+        definition = jsonb_set(definition, '{usage_rules}', '[{\"rule_type\": \"GONE\", \"params\": {}}]') WHERE id = $1";
+    assert_eq!(sql.execute(statement, &[&(old as i32)]).await.unwrap(), 1);
+    sql.execute("UPDATE catalog_versions SET templates = templates + 1", &[]).await.unwrap();
+    until("the gateway has read it", async || {
+        let quote = till.quote(order("old", &[("d-1", "c", "m-1", "50.00")])).await;
+        totals(&quote).0 == "2.00" && reason(&quote, old) == "no_benefit"
+    })
+    .await;
+
+    // What was stored under other checks is checked again on its way out.
     let store = async |rules: Value| {
         let statement =
             "UPDATE coupon_templates SET definition = jsonb_set(definition, '{usage_rules}', $2) WHERE id = $1";
