@@ -281,7 +281,8 @@ async fn coupons_of_several_classes_and_merchants_join() {
 
     // Two that both allow stacking share their class.
     let user = "stack";
-    let stacking = |amount: &str| template("CASH_VOUCHER", json!({ "amount": amount }), &[stackable.clone()]);
+    let stacking =
+        |amount: &str| template("CASH_VOUCHER", json!({ "amount": amount }), std::slice::from_ref(&stackable));
     till.coupon(stacking("10.00"), user).await;
     till.coupon(stacking("5.00"), user).await;
     assert_eq!(totals(&till.quote(two(user)).await), ("15.00", "85.00"));
