@@ -21,6 +21,7 @@ use crate::gateway::ClaimKeys;
 use crate::grant::watermark::{self, AckPoller, Acks};
 use crate::hashing::Hashing;
 use crate::pg::Pg;
+use crate::quotes::Desk;
 use crate::redis::client::Redis;
 use crate::redis::keys::CellKeys;
 use crate::telemetry::metrics;
@@ -42,6 +43,8 @@ pub struct App {
     pub gatekeeper: Gatekeeper,
     pub throttles: Throttles,
     pub claims: ClaimParts,
+    /// Where searches for the best coupons wait.
+    pub quotes: Desk,
     /// Waits for rows, for ack level `postgres`.
     pub acks: Acks,
     /// The task behind `acks`, until [`crate::serve::run`] takes it.
@@ -78,6 +81,7 @@ impl App {
                 keys: ClaimKeys::new()?,
                 background_lanes: OnceLock::new(),
             },
+            quotes: Desk::new(),
             api_keys: ApiKeys::new(pg.clone()),
             snapshot: Default::default(),
             snapshot_loading: Default::default(),
@@ -126,6 +130,7 @@ impl App {
         }
         metrics().postgres_pool_busy.set(f64::from(self.pg.pool_status().0));
         metrics().redis_pool_busy.set(self.redis.pool_status().0 as f64);
+        metrics().quotes_waiting.set(self.quotes.waiting() as f64);
         self.throttles.report();
         self.gatekeeper.report();
         self.claims.doubts.sweep();

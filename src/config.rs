@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::domain::code::CodeKey;
 use crate::limits;
+use crate::pricing;
 
 /// A value that is never printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -40,6 +41,9 @@ pub struct Config {
     pub claim: Claim,
     pub flusher: Flusher,
     pub worker: Worker,
+    /// Whole: the section `stacking` is laid into it.
+    pub pricing: pricing::Settings,
+    pub stacking: pricing::settings::Stacking,
     pub log: Log,
 }
 
@@ -203,6 +207,7 @@ impl Config {
     fn checked(mut self) -> Result<Config, ConfigError> {
         let mut wrong = Vec::new();
         self.read_secret_files(&mut wrong);
+        self.pricing.stacking = self.stacking;
         self.check(&mut wrong);
         if wrong.is_empty() { Ok(self) } else { Err(ConfigError(wrong)) }
     }
@@ -320,6 +325,7 @@ impl Config {
             (1024..=limits::THROTTLE_KEYS_MAX).contains(&self.throttle.keys_max),
             &format!("throttle.keys_max must be 1024 to {}", limits::THROTTLE_KEYS_MAX),
         );
+        self.pricing.check(demand);
     }
 
     /// Which installation these settings belong to, for a cell's meta: the code key's fingerprint.
@@ -390,6 +396,23 @@ mod tests {
         let wrong = Layers::read(None, Vec::new()).and_then(Layers::build).unwrap_err();
         assert_eq!(wrong.0.len(), 2, "{wrong}");
         assert!(wrong.to_string().contains("FLOODGATE_JWT_SECRET") && wrong.to_string().contains("FLOODGATE_CODE_KEY"));
+    }
+
+    #[test]
+    fn pricing_has_its_defaults_and_takes_lists_and_words() {
+        assert_eq!(build(&[]).unwrap().pricing, pricing::Settings::default());
+        let config = build(&[
+            ("FLOODGATE_PRICING_KINDS", "CASH_VOUCHER, shipping"),
+            ("FLOODGATE_PRICING_MAX_DISCOUNT_RATIO", "0.9"),
+            ("FLOODGATE_STACKING_MERCHANT", "per_order"),
+        ])
+        .unwrap();
+        assert_eq!(config.pricing.kinds, ["CASH_VOUCHER", "shipping"]);
+        assert_eq!(config.pricing.max_discount_ratio, rust_decimal::Decimal::new(9, 1));
+        assert_eq!(config.pricing.stacking.merchant, pricing::settings::MerchantLimit::PerOrder);
+        for (name, bad) in [("PRICING_KINDS", "voucher"), ("STACKING_MODE", "all"), ("PRICING_SEARCH_NODES_MAX", "0")] {
+            assert!(build(&[(&format!("FLOODGATE_{name}"), bad)]).is_err(), "{name}");
+        }
     }
 
     #[test]

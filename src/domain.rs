@@ -10,6 +10,7 @@
 //! - [`user`]: the one way in which a user id reaches a store
 //! - [`window`]: days, windows and validity in a template's time zone
 //! - [`template`]: what a coupon is, and every check that its creation must pass
+//! - [`rule_set`]: usage rules that templates share by name
 //! - [`audience`]: who may claim
 
 pub mod audience;
@@ -17,6 +18,7 @@ pub mod code;
 pub mod fields;
 pub mod ids;
 pub mod outcome;
+pub mod rule_set;
 pub mod template;
 pub mod user;
 pub mod window;

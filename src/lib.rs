@@ -12,6 +12,8 @@
 //! - [`grant`]: accepted claims on their way to disk
 //! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
 //! - [`wallet`]: what a user holds, and what they may claim
+//! - [`pricing`]: what an order costs with coupons, and the best of them
+//! - [`quotes`]: what an order would cost with a user's coupons
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
@@ -33,6 +35,8 @@ pub mod hashing;
 pub mod http;
 pub mod limits;
 pub mod pg;
+pub mod pricing;
+pub mod quotes;
 pub mod redis;
 pub mod serve;
 pub mod telemetry;

@@ -135,3 +135,33 @@ pub const SYNC_TEMPLATES_MAX: i64 = 200;
 
 /// Rows that one step of a clean-up deletes.
 pub const SWEEP_ROWS_MAX: i64 = 1_000;
+
+/// Lines of an order: a search keeps a bit for each. Their categories, and pieces of one line.
+pub const ORDER_LINES_MAX: usize = 200;
+pub const LINE_CATEGORIES_MAX: usize = 20;
+pub const LINE_QUANTITY_MAX: u32 = 99_999;
+
+/// Coupons that one order may be priced with.
+pub const QUOTE_COUPONS_MAX: usize = 500;
+
+/// Hints that a quote gives.
+pub const QUOTE_HINTS_MAX: usize = 10;
+
+/// Templates that one quote tries without a coupon of them.
+pub const QUOTE_TRIALS_MAX: usize = 20;
+const _: () = assert!(QUOTE_TRIALS_MAX < QUOTE_COUPONS_MAX);
+
+/// Bytes of a coupon's code as a quote takes it: what is longer is none.
+pub const QUOTE_CODE_MAX: usize = 64;
+
+/// Coupons up to which a quote is computed where it was read: well below a millisecond.
+pub const QUOTE_INLINE_COUPONS_MAX: usize = 4;
+
+/// Quotes that wait for a processor or have one; one more is refused with 503.
+pub const QUOTE_WAITERS_MAX: usize = 256;
+
+/// How far an order's `placed_at` may be from the server's clock and still be believed.
+pub const PLACED_AT_TRUST_MS: u64 = 5 * 60_000;
+
+/// Ids that one list of a usage rule may hold.
+pub const ITEM_SET_MAX: usize = 1_000;

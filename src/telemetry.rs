@@ -104,6 +104,8 @@ metrics_table! {
     token_cache_entries: Gauge "floodgate_token_cache_entries",
     /// Templates in the snapshot.
     snapshot_templates: Gauge "floodgate_snapshot_templates",
+    /// Quotes that wait for a processor or have one.
+    quotes_waiting: Gauge "floodgate_quotes_waiting",
     /// Seconds since the snapshot was last compared with PostgreSQL.
     snapshot_age_seconds: Gauge "floodgate_snapshot_age_seconds",
     /// Claims of ack level postgres that wait for their row.

@@ -10,9 +10,12 @@
 
 pub mod center;
 
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokio_postgres::Row;
 
 use crate::app::App;
 use crate::claim::engine::Held;
@@ -25,6 +28,7 @@ use crate::domain::window::{Millis, rfc3339};
 use crate::grant::fate::{Fate, StoredCoupon, fate};
 use crate::http::problem::Problem;
 use crate::limits::HOLDINGS_TEMPLATES_MAX;
+use crate::pg::PgFault;
 use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
 
 /// A coupon in a user's hands.
@@ -75,20 +79,8 @@ pub async fn page(
             &[&user.as_str(), &acquired, &template, &serial, &(limit as i64 + 1), &status.map(CouponStatus::word)],
         )
         .await
-        .map_err(crate::pg::PgFault::from)?;
-    let stored: Vec<Coupon> = rows
-        .iter()
-        .map(|row| Coupon {
-            template: TemplateId(row.get::<_, i32>(0) as u32),
-            serial: row.get::<_, i64>(1) as Serial,
-            epoch: row.get::<_, i32>(2) as Epoch,
-            gift: row.get::<_, i16>(4) as u8,
-            status: CouponStatus::of(row.get(3), row.get(8)),
-            acquired: row.get(5),
-            valid_from: row.get(6),
-            expires: row.get(7),
-        })
-        .collect();
+        .map_err(PgFault::from)?;
+    let stored: Vec<Coupon> = rows.iter().map(Coupon::from_row).collect();
     // What was stored between the two looks was seen by both.
     coupons.retain(|pending| !stored.iter().any(|row| row.grant() == pending.grant()));
     coupons.extend(stored);
@@ -128,6 +120,76 @@ pub async fn by_code(app: &App, user: &UserRef, code: &str) -> Result<Coupon, Pr
     }
 }
 
+/// What a user has at hand for an order at `now`: all coupons that are not used up, those that hold
+/// then first, the first to expire first. At most `most`, and whether there are more that hold.
+pub async fn at_hand(app: &App, user: &UserRef, now: Millis, most: usize) -> Result<(Vec<Coupon>, bool), Problem> {
+    let mut coupons = unflushed(app, user).await?;
+    let client = app.pg.get().await?;
+    let rows = client
+        .query(include_str!("sql/wallet/at_hand.sql"), &[&user.as_str(), &now, &(most as i64 + 1)])
+        .await
+        .map_err(PgFault::from)?;
+    coupons.extend(rows.iter().map(Coupon::from_row));
+    coupons.sort_by_key(|coupon| (coupon.expires <= now, coupon.expires.abs_diff(now), coupon.place()));
+    let more = coupons.get(most).is_some_and(|coupon| coupon.expires > now);
+    coupons.truncate(most);
+    Ok((coupons, more))
+}
+
+/// The user's coupons of these names, in their order. One that is none, or another's, is refused as
+/// `coupon_not_yours`: nobody learns which codes exist.
+pub async fn by_names(app: &App, user: &UserRef, names: &[CouponName]) -> Result<Vec<Coupon>, Problem> {
+    let mut found = stored_by_names(app, user, names).await?;
+    if names.iter().any(|name| !found.contains_key(name)) {
+        // What is no row yet is read before the rows, which are therefore read anew.
+        let fresh = unflushed(app, user).await?;
+        found = stored_by_names(app, user, names).await?;
+        for coupon in fresh {
+            found.entry(coupon.name()).or_insert(coupon);
+        }
+    }
+    let mut coupons = Vec::with_capacity(names.len());
+    for name in names {
+        coupons.push(match found.remove(name) {
+            Some(coupon) => coupon,
+            None => return Err(absent(app, user, *name).await),
+        });
+    }
+    Ok(coupons)
+}
+
+/// The refusal of a code that is not the user's.
+pub fn not_yours(code: &str) -> Problem {
+    let detail = "the coupon is none of the user's: the code is unknown, or its coupon is in other hands";
+    Problem::new("coupon_not_yours", detail).with("coupon", code)
+}
+
+/// Why a coupon is not there: lost or set aside, or simply none of the user's.
+async fn absent(app: &App, user: &UserRef, name: CouponName) -> Problem {
+    let code = app.code_key.encode(name);
+    match by_code(app, user, &code).await {
+        Err(problem) if problem.code != "coupon_not_found" => problem.with("coupon", code),
+        _ => not_yours(&code),
+    }
+}
+
+async fn stored_by_names(
+    app: &App,
+    user: &UserRef,
+    names: &[CouponName],
+) -> Result<HashMap<CouponName, Coupon>, Problem> {
+    let templates: Vec<i32> = names.iter().map(|name| name.template.as_i32()).collect();
+    let serials: Vec<i64> = names.iter().map(|name| name.serial as i64).collect();
+    let epochs: Vec<i32> = names.iter().map(|name| i32::from(name.epoch)).collect();
+    let gifts: Vec<i16> = names.iter().map(|name| i16::from(name.gift)).collect();
+    let client = app.pg.get().await?;
+    let rows = client
+        .query(include_str!("sql/wallet/named.sql"), &[&user.as_str(), &templates, &serials, &epochs, &gifts])
+        .await
+        .map_err(PgFault::from)?;
+    Ok(rows.iter().map(Coupon::from_row).map(|coupon| (coupon.name(), coupon)).collect())
+}
+
 /// What the user was granted and what is no row yet.
 async fn unflushed(app: &App, user: &UserRef) -> Result<Vec<Coupon>, Problem> {
     let meta = read_meta_pooled(&app.redis, &app.keys).await?;
@@ -152,7 +214,7 @@ async fn unflushed(app: &App, user: &UserRef) -> Result<Vec<Coupon>, Problem> {
     let rows = client
         .query(include_str!("sql/wallet/stored.sql"), &[&templates, &serials, &epochs])
         .await
-        .map_err(crate::pg::PgFault::from)?;
+        .map_err(PgFault::from)?;
     let stored: std::collections::HashSet<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     granted.retain(|(template, held)| !stored.contains(&(template.as_i32(), held.serial as i64)));
     let snapshot = app.snapshot.load();
@@ -210,6 +272,20 @@ impl Coupon {
         }
     }
 
+    /// Template, serial, epoch, status, gift generation, acquired, valid from, expires, whether it is over.
+    fn from_row(row: &Row) -> Self {
+        Coupon {
+            template: TemplateId(row.get::<_, i32>(0) as u32),
+            serial: row.get::<_, i64>(1) as Serial,
+            epoch: row.get::<_, i32>(2) as Epoch,
+            gift: row.get::<_, i16>(4) as u8,
+            status: CouponStatus::of(row.get(3), row.get(8)),
+            acquired: row.get(5),
+            valid_from: row.get(6),
+            expires: row.get(7),
+        }
+    }
+
     fn place(&self) -> Place {
         (self.acquired, self.template.0, self.serial)
     }
@@ -219,7 +295,7 @@ impl Coupon {
         (self.template, self.serial, self.epoch)
     }
 
-    fn name(&self) -> CouponName {
+    pub fn name(&self) -> CouponName {
         CouponName { template: self.template, serial: self.serial, epoch: self.epoch, gift: self.gift }
     }
 

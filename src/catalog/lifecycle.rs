@@ -6,14 +6,17 @@ use serde_json::Value;
 use tokio_postgres::GenericClient;
 
 use super::store::{self, Record, Scope, conflict, demand_one, demand_revision};
+use super::{checks, rule_sets};
 use crate::domain::ids::{SERIAL_MAX, TemplateId};
-use crate::domain::template::{Status, Stock};
+use crate::domain::template::{Definition, Status, Stock};
 use crate::http::problem::{FieldError, Problem};
 use crate::http::route::Caller;
 use crate::pg::PgFault;
+use crate::pricing::Settings;
 
 const MOVE: &str = include_str!("../sql/catalog/template_move.sql");
 const RESTOCK: &str = include_str!("../sql/catalog/template_restock.sql");
+const COPY_RULES: &str = include_str!("../sql/catalog/template_copy_rules.sql");
 const RANGE: &str = include_str!("../sql/catalog/range_insert.sql");
 
 /// The only cell that one Redis has.
@@ -69,6 +72,7 @@ impl Action {
 pub async fn act(
     client: &impl GenericClient,
     caller: &Caller,
+    settings: &Settings,
     id: TemplateId,
     revision: Option<i64>,
     action: Action,
@@ -87,6 +91,10 @@ pub async fn act(
         let detail = "a key that wrote the template cannot approve it, whatever its role";
         return Err(Problem::new("four_eyes", detail));
     }
+    if matches!(action, Action::Submit | Action::Approve | Action::Publish) {
+        let definition = settle_rules(client, caller, &record, action).await?;
+        checks::demand(&definition, settings).map_err(Problem::invalid)?;
+    }
     if action == Action::Publish {
         let serials = record.definition.stock.total.unwrap_or(SERIAL_MAX) as i64;
         client.execute(RANGE, &[&id.as_i32(), &serials, &CELL]).await.map_err(PgFault::from)?;
@@ -98,6 +106,34 @@ pub async fn act(
     demand_one(changed)?;
     store::raise(client).await?;
     store::read(client, Scope::of(caller), id).await
+}
+
+/// Takes the rules of the template's set when it is submitted. From then on they are what was
+/// submitted: what is approved and published is no other, and nobody approves rules of their own.
+/// Returns the definition as it goes on.
+async fn settle_rules(
+    client: &impl GenericClient,
+    caller: &Caller,
+    record: &Record,
+    action: Action,
+) -> Result<Definition, Problem> {
+    let definition = record.definition.clone();
+    let Some(set) = rule_sets::named_by(client, &definition).await? else { return Ok(definition) };
+    if action == Action::Approve && set.editors.contains(&caller.key_id) {
+        let detail = "a key that wrote the template's rule set cannot approve it, whatever its role";
+        return Err(Problem::new("four_eyes", detail));
+    }
+    if set.set.usage_rules == definition.usage_rules {
+        return Ok(definition);
+    }
+    if action != Action::Submit {
+        let detail = "the rule set has changed since the template was submitted: reject it and submit it again";
+        return Err(conflict(record, detail));
+    }
+    let definition = Definition { usage_rules: set.set.usage_rules, ..definition };
+    let copied = client.execute(COPY_RULES, &[&record.id.as_i32(), &record.revision, &definition.to_json()]).await;
+    demand_one(copied.map_err(PgFault::from)?)?;
+    Ok(definition)
 }
 
 /// Adds `add` coupons behind the last serial, and raises the stock generation: latches are void.

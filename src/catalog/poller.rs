@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use tokio_postgres::{Client, Row};
 
+use super::checks;
 use super::snapshot::{Blacklist, LiveTemplate, Snapshot};
 use super::store::{read_definition, read_status};
 use crate::app::App;
@@ -102,9 +103,17 @@ fn read_template(row: &Row, old: &Snapshot) -> Result<LiveTemplate, PgFault> {
     if before.is_none_or(|template| template.stock_generation < stock_generation) {
         latch.clear(stock_generation);
     }
+    let definition = read_definition(id, &row.get("definition"))?;
+    let terms = match before.filter(|template| template.definition == definition) {
+        Some(template) => template.terms.clone(),
+        None => checks::terms(&definition)
+            .inspect_err(|wrong| tracing::error!(template = id.0, ?wrong, "a template's coupons cannot be priced"))
+            .ok(),
+    };
     Ok(LiveTemplate {
         id,
-        definition: read_definition(id, &row.get("definition"))?,
+        definition,
+        terms,
         status: read_status(id, row.get("status"))?,
         revision: row.get("revision"),
         stock_generation,

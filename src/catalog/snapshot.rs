@@ -16,11 +16,14 @@ use crate::domain::ids::TemplateId;
 use crate::domain::template::{Definition, Status};
 use crate::domain::user::UserRef;
 use crate::domain::window::Millis;
+use crate::pricing::Terms;
 
 /// A template as gateways know it.
 pub struct LiveTemplate {
     pub id: TemplateId,
     pub definition: Definition,
+    /// What its coupons are worth. `None`: its rules are none that this build knows.
+    pub terms: Option<Arc<Terms>>,
     /// Published, paused, stopped or finished.
     pub status: Status,
     pub revision: i64,

@@ -7,13 +7,15 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio_postgres::{GenericClient, Row};
 
+use super::{checks, rule_sets};
 use crate::clock::now_ms;
 use crate::domain::ids::TemplateId;
-use crate::domain::template::{self, Definition, Status};
+use crate::domain::template::{self, Definition, Issuer, Status};
 use crate::domain::window::{rfc3339, utc};
 use crate::http::problem::Problem;
 use crate::http::route::{Caller, Role};
 use crate::pg::PgFault;
+use crate::pricing::Settings;
 
 const INSERT: &str = include_str!("../sql/catalog/template_insert.sql");
 const READ: &str = include_str!("../sql/catalog/template_read.sql");
@@ -92,6 +94,7 @@ impl Record {
             "created_at": time(self.created_at),
             "updated_at": time(self.updated_at),
             "published_at": self.published_at.map(time),
+            "warnings": checks::warnings(&self.definition),
         });
         let (Some(members), Value::Object(life)) = (body.as_object_mut(), life) else {
             unreachable!("both are objects")
@@ -146,8 +149,8 @@ pub(super) fn read_status(id: TemplateId, stored: &str) -> Result<Status, PgFaul
     Status::parse(stored).ok_or_else(|| PgFault::fault(format!("template {id} has the unknown status {stored}")))
 }
 
-/// Makes a draft. What the body does not say of the issuer, the key's owner says.
-pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) -> Result<Record, Problem> {
+/// A body with the issuer that it does not name: the key's owner.
+pub(super) fn with_owner(caller: &Caller, body: &Value) -> Value {
     let mut body = body.clone();
     if let (Some(members), (Some(issuer), Some(id))) = (body.as_object_mut(), Scope::of(caller).params())
         && !members.contains_key("issuer")
@@ -156,8 +159,20 @@ pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) 
         members.insert("issuer".into(), issuer.into());
         members.insert("issuer_id".into(), id.into());
     }
-    let definition = template::parse(&body, now_ms()).map_err(Problem::invalid)?;
-    check_issuer(caller, &definition)?;
+    body
+}
+
+/// Makes a draft. What the body does not say of the issuer, the key's owner says.
+pub async fn create(
+    client: &impl GenericClient,
+    caller: &Caller,
+    settings: &Settings,
+    body: &Value,
+) -> Result<Record, Problem> {
+    let mut definition = checks::parse(&with_owner(caller, body), now_ms(), settings).map_err(Problem::invalid)?;
+    check_issuer(caller, definition.issuer, &definition.issuer_id)?;
+    rule_sets::copy(client, &mut definition, names_rules(body)).await?;
+    checks::demand(&definition, settings).map_err(Problem::invalid)?;
     let (starts_at, ends_at) = window(&definition);
     let row = client
         .query_one(
@@ -213,6 +228,7 @@ pub async fn list(
 pub async fn patch(
     client: &impl GenericClient,
     caller: &Caller,
+    settings: &Settings,
     id: TemplateId,
     revision: Option<i64>,
     patch: &Value,
@@ -221,10 +237,14 @@ pub async fn patch(
     demand_revision(&record, revision)?;
     let patched = match record.status {
         Status::Draft => {
-            let patched = template::patch_draft(&record.definition, patch, now_ms()).map_err(Problem::invalid)?;
+            let mut patched = template::draft_with(&record.definition, patch)
+                .and_then(|body| checks::parse(&body, now_ms(), settings))
+                .map_err(Problem::invalid)?;
             if (patched.issuer, &patched.issuer_id) != (record.definition.issuer, &record.definition.issuer_id) {
-                check_issuer(caller, &patched)?;
+                check_issuer(caller, patched.issuer, &patched.issuer_id)?;
             }
+            rule_sets::copy(client, &mut patched, names_rules(patch)).await?;
+            checks::demand(&patched, settings).map_err(Problem::invalid)?;
             patched
         }
         Status::PendingApproval | Status::Approved => {
@@ -327,12 +347,17 @@ pub fn not_found() -> Problem {
 }
 
 /// A merchant's or streamer's key makes its own templates, a platform's the platform's; `admin` any.
-fn check_issuer(caller: &Caller, definition: &Definition) -> Result<(), Problem> {
-    let is_own = definition.issuer.word() == caller.owner_type && definition.issuer_id == caller.owner_id;
+pub(super) fn check_issuer(caller: &Caller, issuer: Issuer, issuer_id: &str) -> Result<(), Problem> {
+    let is_own = issuer.word() == caller.owner_type && issuer_id == caller.owner_id;
     if is_own || (caller.role == Role::Admin && caller.owner_type == "platform") {
         return Ok(());
     }
-    Err(Problem::new("forbidden", "the key makes templates of its own owner only"))
+    Err(Problem::new("forbidden", "the key makes what is its own owner's only"))
+}
+
+/// Whether a body or a patch brings rules of its own.
+fn names_rules(body: &Value) -> bool {
+    body.get("usage_rules").is_some_and(|rules| !rules.is_null())
 }
 
 fn window(definition: &Definition) -> (DateTime<Utc>, DateTime<Utc>) {

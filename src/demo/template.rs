@@ -75,10 +75,11 @@ async fn make(app: &App) -> Result<TemplateId, Problem> {
         owner_type: "platform".into(),
         owner_id: String::new(),
     };
-    let id = store::create(&tx, &author, &definition()).await?.id;
-    act(&tx, &author, id, None, Action::Submit, None).await?;
-    act(&tx, &approver, id, None, Action::Approve, None).await?;
-    act(&tx, &author, id, None, Action::Publish, None).await?;
+    let settings = &app.config.pricing;
+    let id = store::create(&tx, &author, settings, &definition()).await?.id;
+    act(&tx, &author, settings, id, None, Action::Submit, None).await?;
+    act(&tx, &approver, settings, id, None, Action::Approve, None).await?;
+    act(&tx, &author, settings, id, None, Action::Publish, None).await?;
     tx.commit().await.map_err(PgFault::from)?;
     Ok(id)
 }

@@ -23,7 +23,10 @@ use super::audience::Audience;
 use super::window::{Millis, Validity};
 
 pub use parse::parse;
-pub use patch::{patch_draft, patch_published};
+pub(crate) use parse::{read_description, read_issuer, read_name};
+pub(crate) use patch::laid_over;
+pub use patch::{draft_with, patch_published};
+pub(crate) use shape::read_rules;
 
 /// How far an acknowledged claim has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,8 +103,10 @@ pub struct Definition {
     pub value: serde_json::Value,
     pub currency: String,
     pub max_discount_ratio: Decimal,
-    /// `[{rule_type, params, priority}]`, checked for shape.
+    /// `[{rule_type, params, priority}]`, checked for shape; with a rule set, the copy of its rules.
     pub usage_rules: serde_json::Value,
+    /// The issuer's rule set that the rules were copied from.
+    pub rule_set: Option<String>,
     pub distribution: Vec<Distribution>,
     pub timezone: Tz,
     pub stock: Stock,

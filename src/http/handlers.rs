@@ -5,9 +5,11 @@
 
 pub mod admin_blacklist;
 pub mod admin_keys;
+pub mod admin_rule_sets;
 pub mod admin_templates;
 pub mod claims;
 pub mod operations;
+pub mod quotes;
 pub mod wallet;
 
 use serde_json::{Value, json};
@@ -20,7 +22,9 @@ pub fn routes() -> Vec<Route> {
     [
         claims::routes(),
         wallet::routes(),
+        quotes::routes(),
         admin_templates::routes(),
+        admin_rule_sets::routes(),
         admin_keys::routes(),
         admin_blacklist::routes(),
         operations::routes(),
@@ -67,4 +71,10 @@ fn if_match(request: &Request) -> Option<i64> {
     let text = request.header("if-match")?.trim();
     let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     Some(digits.parse().ok().filter(|revision| *revision > 0).unwrap_or(-1))
+}
+
+/// The revision that a change must name.
+fn revision_to_change(request: &Request) -> Result<i64, Problem> {
+    let detail = "name the revision that you change: If-Match with the ETag of your last read";
+    if_match(request).ok_or_else(|| Problem::new("precondition_required", detail))
 }

@@ -341,6 +341,11 @@ fn the_table_of_roles_by_route() {
         POST   /v1/admin/templates/{id}/resume    operator
         POST   /v1/admin/templates/{id}/stop      operator
         POST   /v1/admin/templates/{id}/stock     operator
+        POST   /v1/admin/rule-sets                operator
+        GET    /v1/admin/rule-sets                operator support auditor
+        GET    /v1/admin/rule-sets/{id}           operator support auditor
+        PATCH  /v1/admin/rule-sets/{id}           operator
+        DELETE /v1/admin/rule-sets/{id}           operator
         POST   /v1/admin/api-keys
         GET    /v1/admin/api-keys
         DELETE /v1/admin/api-keys/{id}

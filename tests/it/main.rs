@@ -14,6 +14,7 @@ mod http_stores;
 mod http_wallet;
 mod kills;
 mod lost_tails;
+mod quotes;
 mod sale;
 mod scripts;
 mod support;

@@ -51,7 +51,8 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
     let value = object.need("value", wrong).zip(kind).map(|(value, kind)| shape::value(kind, value, wrong));
     let currency = read_currency(&mut object, wrong);
     let max_discount_ratio = read_ratio(&mut object, wrong);
-    let usage_rules = object.get("usage_rules").map_or(Value::Array(Vec::new()), |rules| shape::rules(rules, wrong));
+    let usage_rules =
+        object.get("usage_rules").map_or(Value::Array(Vec::new()), |rules| shape::read_rules(rules, wrong));
     let distribution = read_distribution(&mut object, wrong);
     let timezone = read_zone(&mut object, wrong);
     let stock = read_stock(&mut object, wrong);
@@ -61,7 +62,8 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
     let validity = read_validity(&mut object, now, claim_window, wrong);
     let audience = read_audience(&mut object, wrong);
     let quotas = object.flag("quotas", wrong).unwrap_or(true);
-    for field in ["rule_set", "campaign_id", "wide", "gift", "refund", "notifications"] {
+    let rule_set = read_rule_set(&mut object, wrong);
+    for field in ["campaign_id", "wide", "gift", "refund", "notifications"] {
         refuse_unbuilt(&mut object, field, &unbuilt(field), wrong);
     }
     object.finish(wrong);
@@ -78,6 +80,7 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
             currency: currency?,
             max_discount_ratio: max_discount_ratio?,
             usage_rules,
+            rule_set,
             distribution,
             timezone: timezone?,
             stock: stock?,
@@ -93,20 +96,29 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
     std::mem::take(wrong).or(definition)
 }
 
-fn read_name(object: &mut Object, wrong: &mut Complaints) -> Option<String> {
-    let name = object.need_text("name", wrong)?.trim();
-    let length = name.chars().count();
-    if !(NAME_MIN..=NAME_MAX).contains(&length) {
-        wrong.add("name", "length", format!("must have {NAME_MIN} to {NAME_MAX} characters"));
-    }
-    if !is_plain(name) {
-        wrong.add("name", "control_character", "must not hold control characters");
-    }
-    refuse_markup("name", name, wrong);
-    Some(name.to_owned())
+pub(crate) fn read_name(object: &mut Object, wrong: &mut Complaints) -> Option<String> {
+    object.need_text("name", wrong).map(|name| checked_name("name", name, wrong))
 }
 
-fn read_description(object: &mut Object, wrong: &mut Complaints) -> String {
+/// The name of the set that the template's rules are copied from.
+fn read_rule_set(object: &mut Object, wrong: &mut Complaints) -> Option<String> {
+    object.text("rule_set", wrong).map(|name| checked_name("rule_set", name, wrong))
+}
+
+fn checked_name(field: &str, name: &str, wrong: &mut Complaints) -> String {
+    let name = name.trim();
+    let length = name.chars().count();
+    if !(NAME_MIN..=NAME_MAX).contains(&length) {
+        wrong.add(field, "length", format!("must have {NAME_MIN} to {NAME_MAX} characters"));
+    }
+    if !is_plain(name) {
+        wrong.add(field, "control_character", "must not hold control characters");
+    }
+    refuse_markup(field, name, wrong);
+    name.to_owned()
+}
+
+pub(crate) fn read_description(object: &mut Object, wrong: &mut Complaints) -> String {
     let text = object.text("description", wrong).unwrap_or_default();
     if text.chars().count() > DESCRIPTION_MAX {
         wrong.add("description", "length", format!("must have at most {DESCRIPTION_MAX} characters"));
@@ -130,7 +142,7 @@ fn refuse_markup(field: &str, text: &str, wrong: &mut Complaints) {
     }
 }
 
-fn read_issuer(object: &mut Object, wrong: &mut Complaints) -> (Issuer, String) {
+pub(crate) fn read_issuer(object: &mut Object, wrong: &mut Complaints) -> (Issuer, String) {
     let issuer = object.word("issuer", Issuer::WORDS, wrong).unwrap_or(Issuer::Platform);
     let id = object.text("issuer_id", wrong).unwrap_or_default();
     match issuer {

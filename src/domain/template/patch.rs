@@ -14,14 +14,14 @@ use crate::domain::window::Millis;
 /// What a published template may change.
 const OPEN_FIELDS: &[&str] = &["name", "description", "claim_window.ends_at"];
 
-/// The draft with the patch laid over it, checked like a new one.
-pub fn patch_draft(draft: &Definition, patch: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
-    parse(&laid_over(draft, patch)?, now)
+/// The draft with the patch laid over it, to be checked like a new one.
+pub fn draft_with(draft: &Definition, patch: &Value) -> Result<Value, Vec<FieldError>> {
+    laid_over(draft.to_json(), patch)
 }
 
 /// The published template with the patch laid over it.
 pub fn patch_published(published: &Definition, patch: &Value) -> Result<Definition, Vec<FieldError>> {
-    let patched = parse(&laid_over(published, patch)?, Millis::MIN).map_err(|errors| {
+    let patched = parse(&laid_over(published.to_json(), patch)?, Millis::MIN).map_err(|errors| {
         let is_open = |error: &FieldError| {
             OPEN_FIELDS.contains(&error.field.as_str()) || [ENDS_BEFORE_WINDOW, "unknown_field"].contains(&error.code)
         };
@@ -45,14 +45,14 @@ fn frozen(field: String) -> FieldError {
     FieldError { field, code: "frozen", detail: "cannot change once the template is published".into() }
 }
 
-fn laid_over(definition: &Definition, patch: &Value) -> Result<Value, Vec<FieldError>> {
+/// What is written with a merge patch laid over it.
+pub(crate) fn laid_over(mut written: Value, patch: &Value) -> Result<Value, Vec<FieldError>> {
     if !patch.is_object() {
         let detail = "the body must be an object".to_owned();
         return Err(vec![FieldError { field: String::new(), code: "type", detail }]);
     }
-    let mut merged = definition.to_json();
-    merge(&mut merged, patch);
-    Ok(merged)
+    merge(&mut written, patch);
+    Ok(written)
 }
 
 /// RFC 7396, section 2. Nesting is bounded where the body is read.

@@ -63,7 +63,7 @@ pub(super) fn value(kind: Kind, value: &Value, wrong: &mut Complaints) -> Value 
 }
 
 /// `[{rule_type, params, priority}]`, with the words in capitals and the priority written out.
-pub(super) fn rules(rules: &Value, wrong: &mut Complaints) -> Value {
+pub(crate) fn read_rules(rules: &Value, wrong: &mut Complaints) -> Value {
     let Some(items) = rules.as_array() else {
         wrong.add("usage_rules", "type", "must be a list");
         return Value::Null;

@@ -78,6 +78,7 @@ fn what_the_sources_write_is_accepted() {
         ("currency", json!("usd")),
         ("validity", json!({"type": "FIXED", "from": "2026-06-18T00:00:00Z", "until": "2026-07-18T00:00:00Z"})),
         ("usage_rules", json!([{"rule_type": "minimum_spend", "params": {"amount": 100}}])),
+        ("rule_set", json!("满100")),
         ("usage_rules", json!([{"rule_type": "VALID_DAYS_OF_WEEK", "params": [1, 7]}])),
     ];
     for (path, value) in accepted {
@@ -178,7 +179,8 @@ fn each_violation_is_named() {
         ("usage_rules", json!([{"rule_type": "A", "params": {"\u{0}": 1}}]), "usage_rules[0].params", "not_storable"),
         ("usage_rules", json!([{"rule_type": "A", "params": {}, "when": 1}]), "usage_rules[0].when", "unknown_field"),
         ("usage_rules", json!(vec![json!({"rule_type": "A", "params": {}}); 51]), "usage_rules", "too_many"),
-        ("rule_set", json!("big"), "rule_set", "not_built"),
+        ("rule_set", json!("b"), "rule_set", "length"),
+        ("rule_set", json!(7), "rule_set", "type"),
         ("campaign_id", json!(7), "campaign_id", "not_built"),
         ("wide", json!(true), "wide", "not_built"),
         ("gift", json!({"allowed": false}), "gift.allowed", "not_built"),
@@ -214,12 +216,13 @@ fn all_violations_are_named_at_once() {
 fn a_draft_may_become_anything_that_could_be_created() {
     let draft = parse(&with("limits", json!({"per_user": 5, "per_user_daily": 2})), now()).unwrap();
     let patch = json!({"name": "another", "limits": {"per_user_daily": null}, "audience": {"tags": ["vip"]}});
-    let patched = patch_draft(&draft, &patch, now()).unwrap();
+    let patch_draft = |patch: &Value| draft_with(&draft, patch).and_then(|body| parse(&body, now()));
+    let patched = patch_draft(&patch).unwrap();
     assert_eq!((patched.name.as_str(), patched.limits), ("another", Limits { per_user: 5, per_user_daily: None }));
     assert_eq!(patched.audience.unwrap().tags, ["vip"]);
     assert_eq!(patched.stock, draft.stock);
-    assert_eq!(named(patch_draft(&draft, &json!({"name": null}), now())), [("name".to_owned(), "required")]);
-    assert_eq!(named(patch_draft(&draft, &json!([]), now())).len(), 1);
+    assert_eq!(named(patch_draft(&json!({"name": null}))), [("name".to_owned(), "required")]);
+    assert_eq!(named(patch_draft(&json!([]))).len(), 1);
 }
 
 #[test]
@@ -277,6 +280,7 @@ prop_compose! {
         length in 1i64..1_000_000_000_000,
         fixed in any::<bool>(),
         (days, delay_days, end_of_day) in (1u32..=365, 0u32..=365, any::<bool>()),
+        rule_set in prop::option::of("[a-z]{2,9}"),
         audience in prop::option::of((1u32..100, prop::collection::vec("[a-z]{1,8}", 0..3))),
         quotas in any::<bool>(),
     ) -> Definition {
@@ -294,6 +298,7 @@ prop_compose! {
             usage_rules: rules.into_iter()
                 .map(|(word, priority)| json!({"rule_type": word, "params": {"amount": 1}, "priority": priority}))
                 .collect(),
+            rule_set,
             distribution: vec![Distribution::Claim],
             timezone,
             stock: Stock { total, daily },

@@ -43,7 +43,7 @@ impl Definition {
             "currency": self.currency,
             "max_discount_ratio": self.max_discount_ratio.to_string(),
             "usage_rules": self.usage_rules,
-            "rule_set": unbuilt("rule_set"),
+            "rule_set": self.rule_set,
             "distribution": self.distribution.iter().map(|way| way.word()).collect::<Vec<_>>(),
             "campaign_id": unbuilt("campaign_id"),
             "timezone": self.timezone.name(),

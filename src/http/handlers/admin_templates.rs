@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::Method;
 use serde_json::Value;
 
-use super::{if_match, no_body, number_cursor, page, query_word};
+use super::{if_match, no_body, number_cursor, page, query_word, revision_to_change};
 use crate::app::App;
 use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::lifecycle::{self, Action};
@@ -178,7 +178,7 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "POST /v1/admin/templates").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = store::create(write.tx(), request.caller(), &body).await?;
+            let record = store::create(write.tx(), request.caller(), &app.config.pricing, &body).await?;
             write.commit(Reply::Created(record.to_json())).await
         }
     }
@@ -203,15 +203,13 @@ async fn get(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
 async fn patch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let id = template_id(&request)?;
     let patch = request.json()?;
-    let Some(revision) = if_match(&request) else {
-        let detail = "name the revision that you change: If-Match with the ETag of your last read";
-        return Err(Problem::new("precondition_required", detail));
-    };
+    let revision = revision_to_change(&request)?;
     let mut client = app.pg.get().await?;
     let reply = match idempotency::begin(&mut client, &request, "PATCH /v1/admin/templates/{id}").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let record = store::patch(write.tx(), request.caller(), id, Some(revision), &patch).await?;
+            let record =
+                store::patch(write.tx(), request.caller(), &app.config.pricing, id, Some(revision), &patch).await?;
             write.commit(tagged(&record)).await?
         }
     };
@@ -275,7 +273,16 @@ async fn act(app: Arc<App>, request: Request, action: Action) -> Result<Reply, P
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
             let revision = if_match(&request);
-            let record = lifecycle::act(write.tx(), request.caller(), id, revision, action, reason.as_deref()).await?;
+            let record = lifecycle::act(
+                write.tx(),
+                request.caller(),
+                &app.config.pricing,
+                id,
+                revision,
+                action,
+                reason.as_deref(),
+            )
+            .await?;
             write.commit(tagged(&record)).await?
         }
     };

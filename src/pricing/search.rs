@@ -1,0 +1,254 @@
+//! Finds the best legal set of coupons, exactly: depth first, with bounds.
+//!
+//! A node is a legal set, with what it leaves of the order; its children add one coupon that comes
+//! later in the order of computing, so every set is reached once and applied as it will be priced.
+//! A branch is left where its bound shows that nothing in it beats the best found, ties included.
+//! Of coupons that do the same, the one that ties prefer is used first.
+
+use smallvec::SmallVec;
+
+use super::bound::{Open, Outlook, Score};
+use super::cart::{Cart, Effect};
+use super::rules::AloneScope;
+use super::stacking::Class;
+use super::table::Table;
+use super::walk::Walk;
+
+/// The best of the sets seen so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    pub score: Score,
+    /// Positions in the table, in the order of computing.
+    pub chosen: Vec<usize>,
+    /// Their ranks in the order of ties, sorted.
+    ranks: Vec<u32>,
+}
+
+pub(super) struct Search<'t, 'r, 'a> {
+    table: &'t Table<'r, 'a>,
+    pub found: Found,
+    pub nodes: u64,
+    nodes_max: u64,
+    /// The budget ended the search: what was found may not be the best.
+    pub is_cut: bool,
+}
+
+/// A set of positions.
+type Positions = SmallVec<[u64; 8]>;
+
+/// A node: what is chosen, and what may still be.
+struct Node {
+    walk: Walk,
+    score: Score,
+    class: usize,
+    from: usize,
+    stackable_only: bool,
+    blocked: Positions,
+    /// Coupons in all, at most: what the chosen ones bear.
+    company_max: usize,
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Takes the set if it is better: worth more; else fewer; else used first by the order of ties.
+    fn offer(&mut self, table: &Table, score: Score, chosen: &[usize]) {
+        let by_worth = score.cmp(&self.score).then(self.chosen.len().cmp(&chosen.len()));
+        if by_worth.is_lt() {
+            return;
+        }
+        let ranks = sorted_ranks(table, chosen);
+        if by_worth.is_gt() || ranks < self.ranks {
+            *self = Found { score, chosen: chosen.to_vec(), ranks };
+        }
+    }
+}
+
+// === impl Search ===
+
+impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
+    pub fn new(table: &'t Table<'r, 'a>, nodes_max: u64) -> Self {
+        Search { table, found: Found::default(), nodes: 0, nodes_max, is_cut: false }
+    }
+
+    /// Searches all legal sets. Coupons that must be alone are searched by themselves, so that they
+    /// do not loosen the bounds of the others.
+    pub fn run(&mut self, cart: &Cart) {
+        let table = self.table;
+        let mut alone: Positions = SmallVec::from_elem(0, table.words);
+        let mut beside_alone: Positions = SmallVec::from_elem(u64::MAX, table.words);
+        for (at, entry) in table.coupons.iter().enumerate() {
+            if entry.ready.alone().is_some() {
+                set(&mut alone, at);
+            } else if entry.ready.key.class == Class::Shipping {
+                unset(&mut beside_alone, at);
+            }
+        }
+        for (at, entry) in table.coupons.iter().enumerate() {
+            let Some(scope) = entry.ready.alone() else { continue };
+            if entry.twin.is_some() {
+                continue;
+            }
+            let mut blocked = match scope {
+                AloneScope::All => SmallVec::from_elem(u64::MAX, table.words),
+                AloneScope::Goods => beside_alone.clone(),
+            };
+            unset(&mut blocked, at);
+            self.visit(&Node::root(cart, blocked), &mut Vec::new());
+        }
+        self.visit(&Node::root(cart, alone), &mut Vec::new());
+    }
+
+    fn visit(&mut self, node: &Node, chosen: &mut Vec<usize>) {
+        self.nodes += 1;
+        if self.nodes > self.nodes_max {
+            self.is_cut = true;
+            return;
+        }
+        for (most, at) in self.options(node, chosen) {
+            if node.score + most < self.found.score {
+                // The options after it promise less still.
+                return;
+            }
+            let Some(child) = self.child(node, at, chosen.len()) else { continue };
+            chosen.push(at);
+            self.found.offer(self.table, child.score, chosen);
+            if chosen.len() < child.company_max && child.class < self.table.classes.len() {
+                self.visit(&child, chosen);
+            }
+            chosen.pop();
+            if self.is_cut {
+                return;
+            }
+        }
+    }
+
+    /// What may be chosen next, each with a bound on what it and all after it add, the largest first.
+    #[inline(never)]
+    fn options(&self, node: &Node, chosen: &[usize]) -> Vec<(Score, usize)> {
+        let table = self.table;
+        let open = Open {
+            class: node.class,
+            from: node.from,
+            stackable_only: node.stackable_only,
+            blocked: &node.blocked,
+            count_max: node.company_max - chosen.len(),
+        };
+        let outlook = Outlook::of(table, &node.walk, &open);
+        if !self.can_win(node, chosen, &open, &outlook) {
+            return Vec::new();
+        }
+        let mut options = Vec::new();
+        // What the classes after each one add at most.
+        let mut after = outlook.by_class.iter().fold(Score::default(), |sum, adds| sum + *adds);
+        for class in node.class..table.classes.len() {
+            after = after - outlook.by_class[class - node.class];
+            let positions: SmallVec<[usize; 64]> = open.positions(table, class).collect();
+            // Stackable coupons of the class that come after the option.
+            let mut beside = Score::default();
+            for &at in positions.iter().rev() {
+                let entry = &table.coupons[at];
+                let adds = table.adds(at, &node.walk, &outlook.sums);
+                if adds == Score::default() {
+                    continue;
+                }
+                let with = if entry.is_stackable { beside } else { Score::default() };
+                if entry.is_stackable {
+                    beside = beside + adds;
+                }
+                let is_shadowed = entry.twin.is_some_and(|twin| !chosen.contains(&twin));
+                let most = (adds + with + after).min(outlook.most);
+                if !is_shadowed && entry.company_max > chosen.len() && node.score + most >= self.found.score {
+                    options.push((most, at));
+                }
+            }
+        }
+        options.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        options
+    }
+
+    /// Whether a set below this node may be better than the best found.
+    fn can_win(&self, node: &Node, chosen: &[usize], open: &Open, outlook: &Outlook) -> bool {
+        match (node.score + outlook.most).cmp(&self.found.score) {
+            std::cmp::Ordering::Less => return false,
+            std::cmp::Ordering::Greater => return true,
+            std::cmp::Ordering::Equal => {}
+        }
+        // Only ties are left to win: by fewer coupons, or by their ranks.
+        let gap = self.found.score - node.score;
+        if gap == Score::default() {
+            return false;
+        }
+        let Some(ranks) = outlook.fewest(self.table, &node.walk, open, gap) else { return false };
+        match (chosen.len() + ranks.len()).cmp(&self.found.chosen.len()) {
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => {
+                let mut all = sorted_ranks(self.table, chosen);
+                all.extend(ranks);
+                all.sort_unstable();
+                all < self.found.ranks
+            }
+        }
+    }
+
+    /// The node with one coupon more; `None` where it would do nothing, or not bear its company.
+    fn child(&self, node: &Node, at: usize, chosen: usize) -> Option<Node> {
+        let entry = &self.table.coupons[at];
+        let company_max = node.company_max.min(entry.company_max);
+        if chosen + 1 > company_max {
+            return None;
+        }
+        let mut walk = node.walk.clone();
+        let adds = match entry.ready.key.does.effect {
+            Effect::Gift { value, unvalued } if walk.is_within(entry.ready) => {
+                Score { total: value, unvalued: unvalued.into() }
+            }
+            Effect::Gift { .. } => return None,
+            _ => Score { total: walk.take(entry.ready, |_| ()), unvalued: 0 },
+        };
+        if adds == Score::default() {
+            return None;
+        }
+        let mut blocked = node.blocked.clone();
+        blocked.iter_mut().zip(&entry.clashes).for_each(|(word, clashes)| *word |= clashes);
+        let class = self.table.classes.iter().position(|class| class.contains(&at))?;
+        let (class, from) = if entry.is_stackable {
+            (class, at + 1)
+        } else {
+            (class + 1, self.table.classes.get(class + 1).map_or(0, |next| next.start))
+        };
+        let stackable_only = entry.is_stackable;
+        Some(Node { walk, score: node.score + adds, class, from, stackable_only, blocked, company_max })
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    fn root(cart: &Cart, blocked: Positions) -> Node {
+        Node {
+            walk: Walk::new(cart),
+            score: Score::default(),
+            class: 0,
+            from: 0,
+            stackable_only: false,
+            blocked,
+            company_max: usize::MAX,
+        }
+    }
+}
+
+fn sorted_ranks(table: &Table, chosen: &[usize]) -> Vec<u32> {
+    let mut ranks: Vec<u32> = chosen.iter().map(|at| table.coupons[*at].rank).collect();
+    ranks.sort_unstable();
+    ranks
+}
+
+fn set(positions: &mut Positions, at: usize) {
+    positions[at / 64] |= 1 << (at % 64);
+}
+
+fn unset(positions: &mut Positions, at: usize) {
+    positions[at / 64] &= !(1 << (at % 64));
+}
