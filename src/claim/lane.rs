@@ -436,6 +436,7 @@ mod tests {
             revision: 1,
             stock_generation: 1,
             freed: false,
+            terms: None,
             latch: Arc::default(),
         })
     }
