@@ -20,7 +20,7 @@ install:
 	./scripts/install-deps
 
 test: install toolchain
-	$(CARGO) test --workspace --locked --workspace
+	$(CARGO) test --workspace --locked
 
 check: toolchain
 	$(CARGO) fmt --all --check
