@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::domain::code::CodeKey;
-use crate::limits;
+use crate::{limits, pricing};
 
 /// A value that is never printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -40,6 +40,8 @@ pub struct Config {
     pub claim: Claim,
     pub flusher: Flusher,
     pub worker: Worker,
+    pub pricing: pricing::Settings,
+    pub stacking: pricing::settings::Stacking,
     pub log: Log,
 }
 
@@ -202,6 +204,7 @@ impl Config {
     fn checked(mut self) -> Result<Config, ConfigError> {
         let mut wrong = Vec::new();
         self.read_secret_files(&mut wrong);
+        self.pricing.stacking = self.stacking;
         self.check(&mut wrong);
         if wrong.is_empty() { Ok(self) } else { Err(ConfigError(wrong)) }
     }
@@ -319,6 +322,7 @@ impl Config {
             (1024..=limits::THROTTLE_KEYS_MAX).contains(&self.throttle.keys_max),
             &format!("throttle.keys_max must be 1024 to {}", limits::THROTTLE_KEYS_MAX),
         );
+        self.pricing.check(demand);
     }
 
     /// The code key. Checked when the settings were built.
@@ -411,6 +415,28 @@ mod tests {
         assert_eq!(wrong.0.len(), 2, "{wrong}");
         let wrong = build(&[("FLOODGATE_CLAIM_WAIT_MAX_MS", "5000"), ("FLOODGATE_FLUSHER_ROWS_MAX", "0")]).unwrap_err();
         assert_eq!(wrong.0.len(), 2, "{wrong}");
+    }
+
+    #[test]
+    fn pricing_takes_its_defaults_and_its_bounds() {
+        assert_eq!(build(&[]).unwrap().pricing, pricing::Settings::default());
+        let config = build(&[
+            ("FLOODGATE_STACKING_MODE", "one_per_order"),
+            ("FLOODGATE_PRICING_MAX_DISCOUNT_RATIO", "0.9"),
+            ("FLOODGATE_PRICING_KINDS", "cash_voucher, shipping"),
+        ])
+        .unwrap();
+        assert_eq!(config.pricing.stacking.mode, pricing::settings::StackingMode::OnePerOrder);
+        assert_eq!(config.pricing.max_discount_ratio.to_string(), "0.9");
+        assert_eq!(config.pricing.kinds, ["cash_voucher", "shipping"]);
+        let wrong = build(&[
+            ("FLOODGATE_PRICING_MAX_DISCOUNT_RATIO", "1.1"),
+            ("FLOODGATE_PRICING_MAX_ORDER_DISCOUNT_RATIO", "0"),
+            ("FLOODGATE_PRICING_KINDS", "voucher"),
+            ("FLOODGATE_PRICING_SEARCH_NODES_MAX", "0"),
+        ])
+        .unwrap_err();
+        assert_eq!(wrong.0.len(), 4, "{wrong}");
     }
 
     #[test]

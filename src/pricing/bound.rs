@@ -87,11 +87,8 @@ impl Open<'_> {
 
 impl Outlook {
     pub fn of(table: &Table, walk: &Walk, open: &Open) -> Outlook {
-        let sums: SmallVec<[Minor; 64]> = table
-            .scopes
-            .iter()
-            .map(|lines| lines.iter().map(|at| walk.left[usize::from(*at)]).sum())
-            .collect();
+        let sums: SmallVec<[Minor; 64]> =
+            table.scopes.iter().map(|lines| lines.iter().map(|at| walk.left[usize::from(*at)]).sum()).collect();
         let goods_left: Minor = walk.left.iter().sum();
         let fees_left: Minor = walk.fees.iter().sum();
         // Off goods, chained; off fees and gifts, summed.

@@ -89,6 +89,9 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
             if entry.twin.is_some() {
                 continue;
             }
+            if self.is_cut {
+                return;
+            }
             let mut blocked = match scope {
                 AloneScope::All => SmallVec::from_elem(u64::MAX, table.words),
                 AloneScope::Goods => beside_alone.clone(),
@@ -96,7 +99,9 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
             unset(&mut blocked, at);
             self.visit(&Node::root(cart, blocked), &mut Vec::new());
         }
-        self.visit(&Node::root(cart, alone), &mut Vec::new());
+        if !self.is_cut {
+            self.visit(&Node::root(cart, alone), &mut Vec::new());
+        }
     }
 
     fn visit(&mut self, node: &Node, chosen: &mut Vec<usize>) {

@@ -23,6 +23,8 @@ pub struct Settings {
     pub max_order_discount_ratio: Decimal,
     /// Kinds that templates may be created with. Coupons that were issued before stay good.
     pub kinds: Vec<String>,
+    /// The `[stacking]` section.
+    #[serde(skip)]
     pub stacking: Stacking,
     /// Nodes that a search for the best combination may visit before it answers with the best found.
     pub search_nodes_max: u64,
@@ -38,25 +40,27 @@ pub enum ThresholdBasis {
     Remaining,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stacking {
     pub mode: StackingMode,
     pub merchant: MerchantLimit,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StackingMode {
     /// One of each class, classes together.
+    #[default]
     Classes,
     OnePerOrder,
 }
 
 /// How often merchant coupons may be used on one order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MerchantLimit {
+    #[default]
     PerMerchant,
     PerOrder,
 }
@@ -73,7 +77,7 @@ impl Default for Settings {
             threshold_basis: ThresholdBasis::Original,
             max_order_discount_ratio: Decimal::ONE,
             kinds: Kind::WORDS.iter().map(|(word, _)| (*word).to_owned()).collect(),
-            stacking: Stacking { mode: StackingMode::Classes, merchant: MerchantLimit::PerMerchant },
+            stacking: Stacking::default(),
             search_nodes_max: 50_000,
         }
     }

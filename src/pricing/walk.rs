@@ -25,11 +25,7 @@ pub(super) enum Share {
 
 impl Walk {
     pub fn new(cart: &Cart) -> Self {
-        Walk {
-            left: cart.amounts.clone(),
-            fees: cart.fees.iter().map(|(_, fee)| *fee).collect(),
-            room: cart.room,
-        }
+        Walk { left: cart.amounts.clone(), fees: cart.fees.iter().map(|(_, fee)| *fee).collect(), room: cart.room }
     }
 
     /// What is left of the coupon's eligible lines.
