@@ -56,8 +56,17 @@ fn claim_never_touches_postgresql_and_grant_never_http() {
 
 #[test]
 fn the_domain_and_pricing_do_no_io_and_ask_no_clock() {
-    let words =
-        ["tokio", "crate::pg", "crate::redis", "crate::http", "std::net::Tcp", "::now(", "getrandom", "std::fs", "Instant"];
+    let words = [
+        "tokio",
+        "crate::pg",
+        "crate::redis",
+        "crate::http",
+        "std::net::Tcp",
+        "::now(",
+        "getrandom",
+        "std::fs",
+        "Instant",
+    ];
     never("domain", &[], &words);
     never("pricing", &["pricing/tests"], &words);
     never("pricing", &["pricing/tests"], &["crate::clock", "crate::app", "crate::config", "std::env", "f64", "f32"]);
