@@ -17,8 +17,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::domain::code::CodeKey;
-use crate::limits;
-use crate::pricing;
+use crate::{limits, pricing};
 
 /// A value that is never printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -399,23 +398,6 @@ mod tests {
     }
 
     #[test]
-    fn pricing_has_its_defaults_and_takes_lists_and_words() {
-        assert_eq!(build(&[]).unwrap().pricing, pricing::Settings::default());
-        let config = build(&[
-            ("FLOODGATE_PRICING_KINDS", "CASH_VOUCHER, shipping"),
-            ("FLOODGATE_PRICING_MAX_DISCOUNT_RATIO", "0.9"),
-            ("FLOODGATE_STACKING_MERCHANT", "per_order"),
-        ])
-        .unwrap();
-        assert_eq!(config.pricing.kinds, ["CASH_VOUCHER", "shipping"]);
-        assert_eq!(config.pricing.max_discount_ratio, rust_decimal::Decimal::new(9, 1));
-        assert_eq!(config.pricing.stacking.merchant, pricing::settings::MerchantLimit::PerOrder);
-        for (name, bad) in [("PRICING_KINDS", "voucher"), ("STACKING_MODE", "all"), ("PRICING_SEARCH_NODES_MAX", "0")] {
-            assert!(build(&[(&format!("FLOODGATE_{name}"), bad)]).is_err(), "{name}");
-        }
-    }
-
-    #[test]
     fn the_environment_lies_over_the_defaults() {
         let config = build(&[
             ("FLOODGATE_PUBLIC_LISTEN", "0.0.0.0:9000"),
@@ -440,6 +422,30 @@ mod tests {
         assert_eq!(wrong.0.len(), 2, "{wrong}");
         let wrong = build(&[("FLOODGATE_CLAIM_WAIT_MAX_MS", "5000"), ("FLOODGATE_FLUSHER_ROWS_MAX", "0")]).unwrap_err();
         assert_eq!(wrong.0.len(), 2, "{wrong}");
+    }
+
+    #[test]
+    fn pricing_takes_its_defaults_and_its_bounds() {
+        assert_eq!(build(&[]).unwrap().pricing, pricing::Settings::default());
+        let config = build(&[
+            ("FLOODGATE_STACKING_MODE", "one_per_order"),
+            ("FLOODGATE_STACKING_MERCHANT", "per_order"),
+            ("FLOODGATE_PRICING_MAX_DISCOUNT_RATIO", "0.9"),
+            ("FLOODGATE_PRICING_KINDS", "cash_voucher, shipping"),
+        ])
+        .unwrap();
+        assert_eq!(config.pricing.stacking.mode, pricing::settings::StackingMode::OnePerOrder);
+        assert_eq!(config.pricing.stacking.merchant, pricing::settings::MerchantLimit::PerOrder);
+        assert_eq!(config.pricing.max_discount_ratio.to_string(), "0.9");
+        assert_eq!(config.pricing.kinds, ["cash_voucher", "shipping"]);
+        let wrong = build(&[
+            ("FLOODGATE_PRICING_MAX_DISCOUNT_RATIO", "1.1"),
+            ("FLOODGATE_PRICING_MAX_ORDER_DISCOUNT_RATIO", "0"),
+            ("FLOODGATE_PRICING_KINDS", "voucher"),
+            ("FLOODGATE_PRICING_SEARCH_NODES_MAX", "0"),
+        ])
+        .unwrap_err();
+        assert_eq!(wrong.0.len(), 4, "{wrong}");
     }
 
     #[test]

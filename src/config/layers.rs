@@ -83,8 +83,8 @@ const SHORT_NAMES: &[(&str, &str, &str)] = &[
     ("TRUSTED_PROXIES", "auth", "trusted_proxies"),
 ];
 
-/// Variables that are no settings: read by the command line.
-const NOT_SETTINGS: &[&str] = &["CONFIG", "ROLES", "DATA", "COMMIT"];
+/// Variables that are no settings: read by the command line, the last three by tests and benchmarks.
+const NOT_SETTINGS: &[&str] = &["CONFIG", "ROLES", "DATA", "COMMIT", "PRICING_CASES", "PRICING_SEED", "PRICING_CARTS"];
 
 fn lay_over(table: &mut Table, over: Table, origin: &str, wrong: &mut Vec<String>) {
     for (section, values) in over {

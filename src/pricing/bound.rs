@@ -8,6 +8,10 @@
 //! where `outside` is what is left of the lines that it does not reach. Whole minor units
 //! throughout: rounding down keeps both facts, so no bound is ever short by a cent.
 //!
+//! Three such bounds are kept for the coupons of a class that stack with each other, and the least
+//! counts: the chain over the whole order; the chain over the lines that the class reaches, whatever
+//! other classes take; and the sum over its scopes of chains within each, whatever other scopes take.
+//!
 //! Upper limits of thresholds are ignored, and lower ones are compared with the present state only.
 
 use smallvec::SmallVec;
@@ -46,6 +50,24 @@ pub(super) struct Open<'t> {
     pub blocked: &'t [u64],
     /// How many may be chosen yet.
     pub count_max: usize,
+}
+
+/// An upper bound on what coupons before the next one take off some lines.
+#[derive(Clone, Copy)]
+struct Chain {
+    taken: Minor,
+    /// What is left of those lines at the present state.
+    goods_left: Minor,
+}
+
+// === impl Chain ===
+
+impl Chain {
+    /// The bound with one coupon more. What was taken falls outside its lines as far as it can.
+    fn with(&self, rate: u32, cap: Minor, eligible: Minor) -> Minor {
+        let inside = (self.taken - (self.goods_left - eligible)).max(0);
+        self.taken + Worth::off(rate, cap, (eligible - inside).max(0))
+    }
 }
 
 // === impl Score ===
@@ -89,58 +111,70 @@ impl Outlook {
     pub fn of(table: &Table, walk: &Walk, open: &Open) -> Outlook {
         let sums: SmallVec<[Minor; 64]> =
             table.scopes.iter().map(|lines| lines.iter().map(|at| walk.left[usize::from(*at)]).sum()).collect();
-        let goods_left: Minor = walk.left.iter().sum();
         let fees_left: Minor = walk.fees.iter().sum();
-        // Off goods, chained; off fees and gifts, summed.
-        let (mut goods, mut fees, mut gifts) = (0, 0, Score::default());
+        let mut chain = Chain { taken: 0, goods_left: walk.left.iter().sum() };
+        let (mut fees, mut gifts) = (0, Score::default());
         let mut by_class: SmallVec<[Score; 16]> = SmallVec::new();
         // Every single addition, for when only a few more may be chosen.
         let few = open.count_max < table.classes.len() - open.class;
         let mut singles: SmallVec<[Score; 32]> = SmallVec::new();
         let mut unvalued_in_all: i32 = 0;
+        let mut groups: SmallVec<[Minor; 64]> = SmallVec::from_elem(0, sums.len());
         for class in open.class..table.classes.len() {
             let (mut one, mut all) = (Score::default(), Score::default());
-            let (mut goods_one, mut goods_all) = (goods, goods);
+            let mut one_reaches = chain.taken;
+            let mut together = chain;
+            let home_left = table.homes[class].iter().map(|at| walk.left[usize::from(*at)]).sum();
+            let mut within = Chain { taken: 0, goods_left: home_left };
+            let (mut grouped, mut is_scoped) = (0, true);
+            groups.fill(0);
             for at in open.positions(table, class) {
                 let adds = table.adds(at, walk, &sums);
                 if adds == Score::default() {
                     continue;
                 }
                 let coupon = &table.coupons[at];
-                let chained = match coupon.ready.key.does.effect {
-                    Effect::Goods { rate, cap } => {
-                        let eligible = sums[coupon.scope];
-                        let reach = |taken: Minor| {
-                            let inside = (taken - (goods_left - eligible)).max(0);
-                            taken + Worth::off(rate, cap, (eligible - inside).max(0))
-                        };
-                        goods_one = goods_one.max(reach(goods));
-                        if coupon.is_stackable { reach(goods_all) } else { goods_all }
-                    }
-                    _ => goods_all,
-                };
                 unvalued_in_all += adds.unvalued;
                 one = one.max(adds);
-                if coupon.is_stackable {
+                let stacks = coupon.is_stackable;
+                if stacks {
                     all = all + adds;
-                    goods_all = goods_all.max(chained);
                     if few {
                         singles.push(adds);
                     }
                 }
+                let Effect::Goods { rate, cap } = coupon.ready.key.does.effect else { continue };
+                let eligible = sums[coupon.scope];
+                one_reaches = one_reaches.max(chain.with(rate, cap, eligible));
+                if !stacks {
+                    continue;
+                }
+                if is_scoped && coupon.ready.key.is_unscoped {
+                    is_scoped = false;
+                    within.taken = within.taken.min(grouped);
+                }
+                together.taken = together.with(rate, cap, eligible);
+                within.taken = within.with(rate, cap, eligible);
+                let group = &mut groups[coupon.scope];
+                let adds = Worth::off(rate, cap, (eligible - *group).max(0));
+                *group += adds;
+                grouped += adds;
             }
             if few && one != Score::default() {
                 singles.push(one);
             }
-            goods = goods_one.max(goods_all);
-            let adds = one.max(all);
             match table.class_effect(class) {
-                ClassEffect::Goods => {}
-                ClassEffect::Fees => fees += adds.total,
-                ClassEffect::Gifts => gifts = gifts + adds,
+                ClassEffect::Goods => {
+                    let stacked = together.taken.min(chain.taken + within.taken.min(grouped));
+                    all.total = all.total.min(within.taken.min(grouped));
+                    chain.taken = stacked.max(one_reaches.min(chain.taken + one.total));
+                }
+                ClassEffect::Fees => fees += one.max(all).total,
+                ClassEffect::Gifts => gifts = gifts + one.max(all),
             }
-            by_class.push(adds);
+            by_class.push(one.max(all));
         }
+        let goods = chain.taken;
         let money = (goods + fees.min(fees_left)).min(walk.room);
         let mut most = Score { total: money + gifts.total, unvalued: gifts.unvalued };
         if few {

@@ -43,7 +43,7 @@ pub(super) struct Ready<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key<'a> {
     pub class: Class<'a>,
-    is_unscoped: bool,
+    pub is_unscoped: bool,
     priority: i32,
     pub does: Does,
     pub tie: Tie<'a>,

@@ -5,14 +5,17 @@
 //! A branch is left where its bound shows that nothing in it beats the best found, ties included.
 //! Of coupons that do the same, the one that ties prefer is used first.
 
+use std::collections::BTreeSet;
+
 use smallvec::SmallVec;
 
 use super::bound::{Open, Outlook, Score};
 use super::cart::{Cart, Effect};
 use super::rules::AloneScope;
 use super::stacking::Class;
-use super::table::Table;
+use super::table::{Entry, Table};
 use super::walk::Walk;
+use crate::domain::template::Kind;
 
 /// The best of the sets seen so far.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +50,10 @@ struct Node {
     /// Coupons in all, at most: what the chosen ones bear.
     company_max: usize,
 }
+
+/// Kinds and numbers that scenarios are split by: at most 27 times 8 of them.
+const KINDS_SPLIT_MAX: usize = 3;
+const NUMBERS_SPLIT_MAX: usize = 8;
 
 // === impl Found ===
 
@@ -89,6 +96,9 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
             if entry.twin.is_some() {
                 continue;
             }
+            if self.is_cut {
+                return;
+            }
             let mut blocked = match scope {
                 AloneScope::All => SmallVec::from_elem(u64::MAX, table.words),
                 AloneScope::Goods => beside_alone.clone(),
@@ -96,7 +106,20 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
             unset(&mut blocked, at);
             self.visit(&Node::root(cart, blocked), &mut Vec::new());
         }
-        self.visit(&Node::root(cart, alone), &mut Vec::new());
+        let mut roots: Vec<(Score, Node)> = scenarios(table, &alone)
+            .into_iter()
+            .map(|(blocked, company_max)| {
+                let root = Node { company_max, ..Node::root(cart, blocked) };
+                (Outlook::of(table, &root.walk, &root.open(0)).most, root)
+            })
+            .collect();
+        // The most promising first: what it finds closes the others sooner.
+        roots.sort_by_key(|(most, _)| std::cmp::Reverse(*most));
+        for (_, root) in &roots {
+            if !self.is_cut {
+                self.visit(root, &mut Vec::new());
+            }
+        }
     }
 
     fn visit(&mut self, node: &Node, chosen: &mut Vec<usize>) {
@@ -127,13 +150,7 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
     #[inline(never)]
     fn options(&self, node: &Node, chosen: &[usize]) -> Vec<(Score, usize)> {
         let table = self.table;
-        let open = Open {
-            class: node.class,
-            from: node.from,
-            stackable_only: node.stackable_only,
-            blocked: &node.blocked,
-            count_max: node.company_max - chosen.len(),
-        };
+        let open = node.open(chosen.len());
         let outlook = Outlook::of(table, &node.walk, &open);
         if !self.can_win(node, chosen, &open, &outlook) {
             return Vec::new();
@@ -226,6 +243,16 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
 // === impl Node ===
 
 impl Node {
+    fn open(&self, chosen: usize) -> Open<'_> {
+        Open {
+            class: self.class,
+            from: self.from,
+            stackable_only: self.stackable_only,
+            blocked: &self.blocked,
+            count_max: self.company_max - chosen,
+        }
+    }
+
     fn root(cart: &Cart, blocked: Positions) -> Node {
         Node {
             walk: Walk::new(cart),
@@ -237,6 +264,52 @@ impl Node {
             company_max: usize::MAX,
         }
     }
+}
+
+/// Ways to block coupons such that every legal set is within one of them, and few clashes are left
+/// within each: clashes that a bound cannot see are what makes a search long.
+///
+/// By kind: a set with a coupon that excludes a kind holds no other of that kind. By number: a set
+/// holds no more coupons than the least that its members bear, so sets are searched by that number.
+fn scenarios(table: &Table, blocked: &Positions) -> Vec<(Positions, usize)> {
+    let open = || table.coupons.iter().enumerate().filter(|(at, _)| blocked[at / 64] >> (at % 64) & 1 == 0);
+    let excludes = |entry: &Entry, kind: Kind| entry.ready.terms.shape.stackability.excluded.contains(&kind);
+    let is_of = |entry: &Entry, kind: Kind| entry.ready.terms.kind == kind;
+    let mut ways = vec![blocked.clone()];
+    let excluded =
+        Kind::WORDS.iter().map(|(_, kind)| *kind).filter(|kind| open().any(|(_, entry)| excludes(entry, *kind)));
+    for kind in excluded.take(KINDS_SPLIT_MAX) {
+        let mut conditions: Vec<&dyn Fn(&Entry) -> bool> = Vec::new();
+        let without_kind = |entry: &Entry| is_of(entry, kind);
+        let without_excluders = |entry: &Entry| excludes(entry, kind);
+        // One that excludes its own kind stands as the only one of it.
+        let only_excluders = |entry: &Entry| is_of(entry, kind) && !excludes(entry, kind);
+        conditions.push(&without_kind);
+        conditions.push(&without_excluders);
+        if open().any(|(_, entry)| is_of(entry, kind) && excludes(entry, kind)) {
+            conditions.push(&only_excluders);
+        }
+        let split = |way: &Positions| -> Vec<Positions> {
+            conditions.iter().map(|closes| block(table, way.clone(), closes)).collect()
+        };
+        ways = ways.iter().flat_map(split).collect();
+    }
+    let numbers: BTreeSet<usize> = open().map(|(_, entry)| entry.company_max).chain([usize::MAX]).collect();
+    if numbers.len() > NUMBERS_SPLIT_MAX {
+        return ways.into_iter().map(|way| (way, usize::MAX)).collect();
+    }
+    let by_number = |way: &Positions| -> Vec<(Positions, usize)> {
+        let limit = |most: &usize| (block(table, way.clone(), &|entry: &Entry| entry.company_max < *most), *most);
+        numbers.iter().map(limit).collect()
+    };
+    ways.iter().flat_map(by_number).collect()
+}
+
+fn block(table: &Table, mut blocked: Positions, closes: &dyn Fn(&Entry) -> bool) -> Positions {
+    for (at, _) in table.coupons.iter().enumerate().filter(|(_, entry)| closes(entry)) {
+        set(&mut blocked, at);
+    }
+    blocked
 }
 
 fn sorted_ranks(table: &Table, chosen: &[usize]) -> Vec<u32> {

@@ -23,7 +23,7 @@ pub struct Settings {
     pub max_order_discount_ratio: Decimal,
     /// Kinds that templates may be created with. Coupons that were issued before stay good.
     pub kinds: Vec<String>,
-    /// A section of its own in the configuration.
+    /// The `[stacking]` section.
     #[serde(skip)]
     pub stacking: Stacking,
     /// Nodes that a search for the best combination may visit before it answers with the best found.
@@ -48,18 +48,20 @@ pub struct Stacking {
     pub merchant: MerchantLimit,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StackingMode {
     /// One of each class, classes together.
+    #[default]
     Classes,
     OnePerOrder,
 }
 
 /// How often merchant coupons may be used on one order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MerchantLimit {
+    #[default]
     PerMerchant,
     PerOrder,
 }

@@ -1,6 +1,6 @@
 //! The usable coupons of a search, side by side: classes, clashes, scopes and ranks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use smallvec::SmallVec;
@@ -20,6 +20,8 @@ pub(super) struct Table<'r, 'a> {
     pub classes: Vec<Range<usize>>,
     /// Distinct sets of eligible lines: many coupons share one.
     pub scopes: Vec<&'r [u16]>,
+    /// For each class, the lines that any of its coupons reaches.
+    pub homes: Vec<Vec<u16>>,
     /// Words of a set of coupons.
     pub words: usize,
 }
@@ -82,7 +84,12 @@ impl<'r, 'a> Table<'r, 'a> {
                 clashes,
             });
         }
-        Table { coupons: entries, classes, scopes, words }
+        let home = |class: &Range<usize>| {
+            let lines = coupons[class.clone()].iter().flat_map(|ready| ready.key.does.lines.iter().copied());
+            lines.collect::<BTreeSet<u16>>().into_iter().collect()
+        };
+        let homes = classes.iter().map(home).collect();
+        Table { coupons: entries, classes, scopes, homes, words }
     }
 
     /// What a coupon adds at most, chosen now or later: what it adds at the present state.

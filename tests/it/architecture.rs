@@ -55,12 +55,21 @@ fn claim_never_touches_postgresql_and_grant_never_http() {
 }
 
 #[test]
-fn the_domain_does_no_io_and_asks_no_clock() {
-    never(
-        "domain",
-        &[],
-        &["tokio", "crate::pg", "crate::redis", "crate::http", "std::net::Tcp", "::now(", "getrandom", "std::fs"],
-    );
+fn the_domain_and_pricing_do_no_io_and_ask_no_clock() {
+    let words = [
+        "tokio",
+        "crate::pg",
+        "crate::redis",
+        "crate::http",
+        "std::net::Tcp",
+        "::now(",
+        "getrandom",
+        "std::fs",
+        "Instant",
+    ];
+    never("domain", &[], &words);
+    never("pricing", &["pricing/tests"], &words);
+    never("pricing", &["pricing/tests"], &["crate::clock", "crate::app", "crate::config", "std::env", "f64", "f32"]);
 }
 
 #[test]

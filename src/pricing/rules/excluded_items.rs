@@ -40,10 +40,12 @@ impl Rule for Excluded {
     }
 
     fn check(&self, asked: &Asked) -> Result<(), Refusal> {
-        let refused = Refusal::new(Reason::ExcludedItems, format!("not for orders with {}", self.set.names()));
-        if self.ignore {
-            return if asked.has_lines || asked.shape.scope.is_some() { Ok(()) } else { Err(refused) };
+        let is_there = asked.order.lines.iter().any(|line| self.set.holds(line));
+        // Ignored lines refuse the coupon only where they are all that it could have fallen on.
+        let stands_in_the_way = if self.ignore { !asked.has_lines && asked.shape.scope.is_none() } else { true };
+        if is_there && stands_in_the_way {
+            return Err(Refusal::new(Reason::ExcludedItems, format!("not for orders with {}", self.set.names())));
         }
-        if asked.order.lines.iter().any(|line| self.set.holds(line)) { Err(refused) } else { Ok(()) }
+        Ok(())
     }
 }
