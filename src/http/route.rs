@@ -121,6 +121,71 @@ pub struct Route {
 pub const PAGE_QUERY: &[(&str, &str)] =
     &[("cursor", r#"{"type":"string"}"#), ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#)];
 
+// === impl Route ===
+
+impl Route {
+    /// A call that takes no body, gives none, and succeeds with 200.
+    pub fn new(
+        method: Method,
+        door: Door,
+        path: &'static str,
+        access: Access,
+        handler: Handler,
+        summary: &'static str,
+    ) -> Self {
+        Route {
+            method,
+            path,
+            door,
+            access,
+            handler,
+            summary,
+            body: "",
+            answer: "",
+            query: &[],
+            statuses: &[200],
+            problems: &[],
+            idempotent_by_key: false,
+        }
+    }
+
+    /// Takes a body of this schema.
+    pub fn takes(mut self, schema: &'static str) -> Self {
+        self.body = schema;
+        self
+    }
+
+    /// Answers with this schema.
+    pub fn gives(mut self, schema: &'static str) -> Self {
+        self.answer = schema;
+        self
+    }
+
+    /// Succeeds with these statuses.
+    pub fn with(mut self, statuses: &'static [u16]) -> Self {
+        self.statuses = statuses;
+        self
+    }
+
+    /// Takes these query parameters.
+    pub fn asks(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
+        self.query = query;
+        self
+    }
+
+    /// Has these particular problems.
+    pub fn refuses(mut self, problems: &'static [&'static str]) -> Self {
+        self.problems = problems;
+        self
+    }
+
+    /// Takes an `Idempotency-Key`.
+    pub fn by_key(mut self) -> Self {
+        self.idempotent_by_key = true;
+        self
+    }
+}
+
 // === impl Role ===
 
 impl Role {

@@ -11,7 +11,7 @@ use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::store::Scope;
 use crate::handler;
 use crate::http::problem::Problem;
-use crate::http::route::{Access, Door, Reply, Request, Role, Route};
+use crate::http::route::{Access, Door, Handler, Reply, Request, Role, Route};
 
 const WRITERS: Access = Access::Roles(&[Role::Operator]);
 const READERS: Access = Access::Roles(&[Role::Operator, Role::Support]);
@@ -23,61 +23,26 @@ const LIST_QUERY: &[(&str, &str)] = &[
 ];
 
 pub fn routes() -> Vec<Route> {
-    let route =
-        |method, path, access, handler, summary, body, answer, query, statuses, problems, idempotent_by_key| Route {
-            method,
-            path,
-            door: Door::Internal,
-            access,
-            handler,
-            summary,
-            body,
-            answer,
-            query,
-            statuses,
-            problems,
-            idempotent_by_key,
-        };
+    const LIST: &str = "/v1/admin/blacklist";
+    const ONE: &str = "/v1/admin/blacklist/{id}";
+    let route = |method, path, access, handler: Handler, summary| {
+        Route::new(method, Door::Internal, path, access, handler, summary)
+    };
+    let block = "Block a user, an address or network, or a device; or change why and how long";
     vec![
-        route(
-            Method::POST,
-            "/v1/admin/blacklist",
-            WRITERS,
-            handler!(put),
-            "Block a user, an address or network, or a device; or change why and how long",
-            "BlacklistEntry",
-            "BlacklistRecord",
-            &[],
-            &[201],
-            &["conflict"],
-            true,
-        ),
-        route(
-            Method::GET,
-            "/v1/admin/blacklist",
-            READERS,
-            handler!(list),
-            "List the blacklist by id, perhaps of one kind",
-            "",
-            "BlacklistList",
-            LIST_QUERY,
-            &[200],
-            &[],
-            false,
-        ),
-        route(
-            Method::DELETE,
-            "/v1/admin/blacklist/{id}",
-            WRITERS,
-            handler!(delete),
-            "Take an entry off the blacklist",
-            "",
-            "",
-            &[],
-            &[204],
-            &["not_found"],
-            true,
-        ),
+        route(Method::POST, LIST, WRITERS, handler!(put), block)
+            .takes("BlacklistEntry")
+            .gives("BlacklistRecord")
+            .with(&[201])
+            .refuses(&["conflict"])
+            .by_key(),
+        route(Method::GET, LIST, READERS, handler!(list), "List the blacklist by id, perhaps of one kind")
+            .asks(LIST_QUERY)
+            .gives("BlacklistList"),
+        route(Method::DELETE, ONE, WRITERS, handler!(delete), "Take an entry off the blacklist")
+            .with(&[204])
+            .refuses(&["not_found"])
+            .by_key(),
     ]
 }
 

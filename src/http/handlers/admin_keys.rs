@@ -11,63 +11,29 @@ use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::store::Scope;
 use crate::handler;
 use crate::http::problem::Problem;
-use crate::http::route::{Access, Door, PAGE_QUERY, Reply, Request, Route};
+use crate::http::route::{Access, Door, Handler, PAGE_QUERY, Reply, Request, Route};
 
 /// No role but `admin`, which every route admits.
 const ADMINS: Access = Access::Roles(&[]);
 
 pub fn routes() -> Vec<Route> {
-    let route = |method, path, handler, summary, body, answer, query, statuses, problems, idempotent_by_key| Route {
-        method,
-        path,
-        door: Door::Internal,
-        access: ADMINS,
-        handler,
-        summary,
-        body,
-        answer,
-        query,
-        statuses,
-        problems,
-        idempotent_by_key,
-    };
+    const LIST: &str = "/v1/admin/api-keys";
+    const ONE: &str = "/v1/admin/api-keys/{id}";
+    let route =
+        |method, path, handler: Handler, summary| Route::new(method, Door::Internal, path, ADMINS, handler, summary);
     vec![
-        route(
-            Method::POST,
-            "/v1/admin/api-keys",
-            handler!(create),
-            "Make an API key; the key is shown in this answer only",
-            "ApiKey",
-            "ApiKeyShown",
-            &[],
-            &[201],
-            &[],
-            true,
-        ),
-        route(
-            Method::GET,
-            "/v1/admin/api-keys",
-            handler!(list),
-            "List API keys by id, without the keys",
-            "",
-            "ApiKeyList",
-            PAGE_QUERY,
-            &[200],
-            &[],
-            false,
-        ),
-        route(
-            Method::DELETE,
-            "/v1/admin/api-keys/{id}",
-            handler!(revoke),
-            "Revoke an API key, within a second and for good",
-            "",
-            "",
-            &[],
-            &[204],
-            &["not_found"],
-            true,
-        ),
+        route(Method::POST, LIST, handler!(create), "Make an API key; the key is shown in this answer only")
+            .takes("ApiKey")
+            .gives("ApiKeyShown")
+            .with(&[201])
+            .by_key(),
+        route(Method::GET, LIST, handler!(list), "List API keys by id, without the keys")
+            .asks(PAGE_QUERY)
+            .gives("ApiKeyList"),
+        route(Method::DELETE, ONE, handler!(revoke), "Revoke an API key, within a second and for good")
+            .with(&[204])
+            .refuses(&["not_found"])
+            .by_key(),
     ]
 }
 

@@ -20,67 +20,30 @@ const COLLECTION: &str = "/v1/admin/rule-sets";
 const ITEM: &str = "/v1/admin/rule-sets/{id}";
 
 pub fn routes() -> Vec<Route> {
-    let read = |path, handler: Handler, summary, answer, query, problems| Route {
-        method: Method::GET,
-        path,
-        door: Door::Internal,
-        access: READERS,
-        handler,
-        summary,
-        body: "",
-        answer,
-        query,
-        statuses: &[200],
-        problems,
-        idempotent_by_key: false,
+    let read =
+        |path, handler: Handler, summary| Route::new(Method::GET, Door::Internal, path, READERS, handler, summary);
+    let write = |method, path, handler: Handler, summary| {
+        Route::new(method, Door::Internal, path, WRITERS, handler, summary).by_key()
     };
-    let write = |method, path, handler: Handler, summary, body, answer, statuses, problems| Route {
-        method,
-        path,
-        door: Door::Internal,
-        access: WRITERS,
-        handler,
-        summary,
-        body,
-        answer,
-        query: &[],
-        statuses,
-        problems,
-        idempotent_by_key: true,
-    };
+    let change = "Change a rule set (JSON merge patch, If-Match); published templates keep their copy";
     vec![
-        write(
-            Method::POST,
-            COLLECTION,
-            handler!(create),
-            "Make a named set of usage rules",
-            "RuleSet",
-            "RuleSetRecord",
-            &[201],
-            &["name_taken"],
-        ),
-        read(COLLECTION, handler!(list), "List rule sets by id", "RuleSetList", PAGE_QUERY, &[]),
-        read(ITEM, handler!(get), "Read a rule set", "RuleSetRecord", &[], &["not_found"]),
-        write(
-            Method::PATCH,
-            ITEM,
-            handler!(patch),
-            "Change a rule set (JSON merge patch, If-Match); published templates keep their copy",
-            "RuleSetPatch",
-            "RuleSetRecord",
-            &[200],
-            &["not_found", "precondition_required", "precondition_failed", "conflict", "name_taken"],
-        ),
-        write(
-            Method::DELETE,
-            ITEM,
-            handler!(delete),
-            "Delete a rule set that no template names",
-            "",
-            "",
-            &[204],
-            &["not_found", "precondition_failed", "conflict"],
-        ),
+        write(Method::POST, COLLECTION, handler!(create), "Make a named set of usage rules")
+            .takes("RuleSet")
+            .gives("RuleSetRecord")
+            .with(&[201])
+            .refuses(&["name_taken"]),
+        read(COLLECTION, handler!(list), "List rule sets by id").asks(PAGE_QUERY).gives("RuleSetList"),
+        read(ITEM, handler!(get), "Read a rule set").gives("RuleSetRecord").refuses(&["not_found"]),
+        write(Method::PATCH, ITEM, handler!(patch), change).takes("RuleSetPatch").gives("RuleSetRecord").refuses(&[
+            "not_found",
+            "precondition_required",
+            "precondition_failed",
+            "conflict",
+            "name_taken",
+        ]),
+        write(Method::DELETE, ITEM, handler!(delete), "Delete a rule set that no template names")
+            .with(&[204])
+            .refuses(&["not_found", "precondition_failed", "conflict"]),
     ]
 }
 

@@ -36,139 +36,55 @@ const LIST_QUERY: &[(&str, &str)] = &[
     ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
 ];
 
+/// What every step of a template's life may meet; those that reach Redis may find it away.
+const STEP: &[&str] = &["template_not_found", "precondition_failed", "conflict"];
+const STEP_IN_REDIS: &[&str] = &["template_not_found", "precondition_failed", "conflict", "unavailable"];
+const APPROVAL: &[&str] = &["template_not_found", "precondition_failed", "conflict", "four_eyes"];
+const PATCH: &[&str] =
+    &["template_not_found", "precondition_required", "precondition_failed", "conflict", "name_taken"];
+
 pub fn routes() -> Vec<Route> {
-    let read = |path, handler, summary, answer, problems| Route {
-        method: Method::GET,
-        path,
-        door: Door::Internal,
-        access: READERS,
-        handler,
-        summary,
-        body: "",
-        answer,
-        query: if path == COLLECTION { LIST_QUERY } else { &[] },
-        statuses: &[200],
-        problems,
-        idempotent_by_key: false,
+    let read =
+        |path, handler: Handler, summary| Route::new(Method::GET, Door::Internal, path, READERS, handler, summary);
+    let write = |method, path, access, handler: Handler, summary| {
+        Route::new(method, Door::Internal, path, access, handler, summary).by_key()
     };
-    let write = |method, path, access, handler, summary, body, answer, problems| Route {
-        method,
-        path,
-        door: Door::Internal,
-        access,
-        handler,
-        summary,
-        body,
-        answer,
-        query: &[],
-        statuses: match (answer, path == COLLECTION) {
-            ("", _) => &[204],
-            (_, true) => &[201],
-            (_, false) => &[200],
-        },
-        problems,
-        idempotent_by_key: true,
+    let step = |path, access, handler: Handler, summary, problems| {
+        write(Method::POST, path, access, handler, summary).gives("TemplateRecord").refuses(problems)
     };
-    let step = |path, access, handler: Handler, summary, body, problems| {
-        write(Method::POST, path, access, handler, summary, body, "TemplateRecord", problems)
-    };
+    let publish_says = "Publish: answered when Redis has it and it was read back";
+    let patch_says =
+        "Change a draft, or name, description and a later end of a published template (JSON merge patch, If-Match)";
     vec![
-        write(
-            Method::POST,
-            COLLECTION,
-            OPERATORS,
-            handler!(create),
-            "Make a draft",
-            "Template",
-            "TemplateRecord",
-            &["name_taken"],
-        ),
-        read(COLLECTION, handler!(list), "List templates by id, perhaps of one status", "TemplateList", &[]),
-        read(ITEM, handler!(get), "Read a template", "TemplateRecord", &["template_not_found"]),
-        write(
-            Method::PATCH,
-            ITEM,
-            OPERATORS,
-            handler!(patch),
-            "Change a draft, or name, description and a later end of a published template (JSON merge patch, If-Match)",
-            "TemplatePatch",
-            "TemplateRecord",
-            &["template_not_found", "precondition_required", "precondition_failed", "conflict", "name_taken"],
-        ),
-        write(
-            Method::DELETE,
-            ITEM,
-            OPERATORS,
-            handler!(delete),
-            "Delete a draft",
-            "",
-            "",
-            &["template_not_found", "precondition_failed", "conflict"],
-        ),
-        step(
-            "/v1/admin/templates/{id}/submit",
-            OPERATORS,
-            handler!(submit),
-            "Submit a draft for approval",
-            "",
-            &["template_not_found", "precondition_failed", "conflict"],
-        ),
+        write(Method::POST, COLLECTION, OPERATORS, handler!(create), "Make a draft")
+            .takes("Template")
+            .gives("TemplateRecord")
+            .with(&[201])
+            .refuses(&["name_taken"]),
+        read(COLLECTION, handler!(list), "List templates by id, perhaps of one status")
+            .asks(LIST_QUERY)
+            .gives("TemplateList"),
+        read(ITEM, handler!(get), "Read a template").gives("TemplateRecord").refuses(&["template_not_found"]),
+        write(Method::PATCH, ITEM, OPERATORS, handler!(patch), patch_says)
+            .takes("TemplatePatch")
+            .gives("TemplateRecord")
+            .refuses(PATCH),
+        write(Method::DELETE, ITEM, OPERATORS, handler!(delete), "Delete a draft").with(&[204]).refuses(STEP),
+        step("/v1/admin/templates/{id}/submit", OPERATORS, handler!(submit), "Submit a draft for approval", STEP),
         step(
             "/v1/admin/templates/{id}/approve",
             APPROVERS,
             handler!(approve),
             "Approve, by a key that wrote none of it",
-            "",
-            &["template_not_found", "precondition_failed", "conflict", "four_eyes"],
+            APPROVAL,
         ),
-        step(
-            "/v1/admin/templates/{id}/reject",
-            APPROVERS,
-            handler!(reject),
-            "Send back to draft, with a reason",
-            "Reason",
-            &["template_not_found", "precondition_failed", "conflict"],
-        ),
-        step(
-            "/v1/admin/templates/{id}/publish",
-            OPERATORS,
-            handler!(publish),
-            "Publish: answered when Redis has it and it was read back",
-            "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
-        ),
-        step(
-            "/v1/admin/templates/{id}/pause",
-            OPERATORS,
-            handler!(pause),
-            "Pause claiming",
-            "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
-        ),
-        step(
-            "/v1/admin/templates/{id}/resume",
-            OPERATORS,
-            handler!(resume),
-            "Resume claiming",
-            "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
-        ),
-        step(
-            "/v1/admin/templates/{id}/stop",
-            OPERATORS,
-            handler!(stop),
-            "Stop claiming for good",
-            "",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
-        ),
-        step(
-            STOCK,
-            OPERATORS,
-            handler!(add_stock),
-            "Add coupons",
-            "StockAddition",
-            &["template_not_found", "precondition_failed", "conflict", "unavailable"],
-        ),
+        step("/v1/admin/templates/{id}/reject", APPROVERS, handler!(reject), "Send back to draft, with a reason", STEP)
+            .takes("Reason"),
+        step("/v1/admin/templates/{id}/publish", OPERATORS, handler!(publish), publish_says, STEP_IN_REDIS),
+        step("/v1/admin/templates/{id}/pause", OPERATORS, handler!(pause), "Pause claiming", STEP_IN_REDIS),
+        step("/v1/admin/templates/{id}/resume", OPERATORS, handler!(resume), "Resume claiming", STEP_IN_REDIS),
+        step("/v1/admin/templates/{id}/stop", OPERATORS, handler!(stop), "Stop claiming for good", STEP_IN_REDIS),
+        step(STOCK, OPERATORS, handler!(add_stock), "Add coupons", STEP_IN_REDIS).takes("StockAddition"),
     ]
 }
 

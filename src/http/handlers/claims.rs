@@ -49,36 +49,20 @@ const CLAIM_PROBLEMS: &[&str] = &[
 ];
 
 pub fn routes() -> Vec<Route> {
+    let service = Access::Roles(&[Role::Service]);
+    let claim = "/v1/templates/{id}/claims";
+    let of_many = "Claim for up to 1,000 users of a trusted backend";
     vec![
-        Route {
-            method: Method::POST,
-            path: "/v1/templates/{id}/claims",
-            door: Door::Public,
-            access: Access::Shopper,
-            // Reached by the short way of the entrance; the table lists it for the document.
-            handler: handler!(unreachable_claim),
-            summary: "Claim a coupon",
-            body: "",
-            answer: "ClaimAnswer",
-            query: &[],
-            statuses: &[200, 201],
-            problems: CLAIM_PROBLEMS,
-            idempotent_by_key: true,
-        },
-        Route {
-            method: Method::POST,
-            path: "/v1/templates/{id}/claims:batch",
-            door: Door::Internal,
-            access: Access::Roles(&[Role::Service]),
-            handler: handler!(batch),
-            summary: "Claim for up to 1,000 users of a trusted backend",
-            body: "ClaimBatch",
-            answer: "ClaimBatchAnswer",
-            query: &[],
-            statuses: &[200],
-            problems: &["unauthenticated", "forbidden", "invalid_request", "payload_too_large"],
-            idempotent_by_key: false,
-        },
+        // Reached by the short way of the entrance; the table lists it for the document.
+        Route::new(Method::POST, Door::Public, claim, Access::Shopper, handler!(unreachable_claim), "Claim a coupon")
+            .gives("ClaimAnswer")
+            .with(&[200, 201])
+            .refuses(CLAIM_PROBLEMS)
+            .by_key(),
+        Route::new(Method::POST, Door::Internal, "/v1/templates/{id}/claims:batch", service, handler!(batch), of_many)
+            .takes("ClaimBatch")
+            .gives("ClaimBatchAnswer")
+            .refuses(&["template_not_found", "payload_too_large"]),
     ]
 }
 

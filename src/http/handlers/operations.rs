@@ -14,26 +14,14 @@ use crate::http::route::{Access, Door, Handler, Reply, Request, Route};
 use crate::telemetry;
 
 pub fn routes() -> Vec<Route> {
-    let get = |path, handler: Handler, summary, answer| Route {
-        method: Method::GET,
-        path,
-        door: Door::Internal,
-        access: Access::Open,
-        handler,
-        summary,
-        body: "",
-        answer,
-        query: &[],
-        statuses: if path == "/readyz" { &[200, 503] } else { &[200] },
-        problems: &[],
-        idempotent_by_key: false,
-    };
+    let get =
+        |path, handler: Handler, summary| Route::new(Method::GET, Door::Internal, path, Access::Open, handler, summary);
     vec![
-        get("/livez", handler!(livez), "Whether the process runs; asks no store", "Health"),
-        get("/readyz", handler!(readyz), "Whether claims can be decided", "Health"),
-        get("/metrics", handler!(metrics), "Prometheus metrics", ""),
-        get("/openapi.json", handler!(document), "This document", ""),
-        get("/docs", handler!(docs), "The document as a page", ""),
+        get("/livez", handler!(livez), "Whether the process runs; asks no store").gives("Health"),
+        get("/readyz", handler!(readyz), "Whether claims can be decided").gives("Health").with(&[200, 503]),
+        get("/metrics", handler!(metrics), "Prometheus metrics"),
+        get("/openapi.json", handler!(document), "This document"),
+        get("/docs", handler!(docs), "The document as a page"),
     ]
 }
 

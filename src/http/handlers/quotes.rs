@@ -15,37 +15,20 @@ use crate::quotes;
 use crate::quotes::request::{Asker, QuoteRequest};
 
 pub fn routes() -> Vec<Route> {
-    let post = |path, door, access, handler: Handler, summary, body| Route {
-        method: Method::POST,
-        path,
-        door,
-        access,
-        handler,
-        summary,
-        body,
-        answer: "QuoteAnswer",
-        query: &[],
-        statuses: &[200],
-        problems: &["coupon_not_yours", "claim_lost", "set_aside", "overloaded"],
-        idempotent_by_key: false,
+    let post = |path, door, access, handler: Handler, summary| {
+        Route::new(Method::POST, door, path, access, handler, summary).gives("QuoteAnswer").refuses(&[
+            "coupon_not_yours",
+            "claim_lost",
+            "set_aside",
+            "overloaded",
+        ])
     };
+    let service = Access::Roles(&[Role::Service]);
+    let mine = "What a cart costs with the shopper's coupons, and which to use; advisory";
+    let anyones = "What an order costs with a user's coupons: the best of them, those given, or each by itself";
     vec![
-        post(
-            "/v1/me/quotes",
-            Door::Public,
-            Access::Shopper,
-            handler!(of_shopper),
-            "What a cart costs with the shopper's coupons, and which to use; advisory",
-            "MyQuoteRequest",
-        ),
-        post(
-            "/v1/quotes",
-            Door::Internal,
-            Access::Roles(&[Role::Service]),
-            handler!(of_service),
-            "What an order costs with a user's coupons: the best of them, those given, or each by itself",
-            "QuoteRequest",
-        ),
+        post("/v1/me/quotes", Door::Public, Access::Shopper, handler!(of_shopper), mine).takes("MyQuoteRequest"),
+        post("/v1/quotes", Door::Internal, service, handler!(of_service), anyones).takes("QuoteRequest"),
     ]
 }
 

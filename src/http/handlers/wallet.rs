@@ -28,39 +28,20 @@ const CENTER_QUERY: &[(&str, &str)] = &[
 ];
 
 pub fn routes() -> Vec<Route> {
-    let get = |path, handler: Handler, summary, answer, query, problems| Route {
-        method: Method::GET,
-        path,
-        door: Door::Public,
-        access: Access::Shopper,
-        handler,
-        summary,
-        body: "",
-        answer,
-        query,
-        problems,
-        statuses: &[200],
-        idempotent_by_key: false,
+    let get = |path, handler: Handler, summary| {
+        Route::new(Method::GET, Door::Public, path, Access::Shopper, handler, summary)
     };
     vec![
-        get("/v1/me/coupons", handler!(page), "The wallet, newest first", "Wallet", WALLET_QUERY, &[]),
-        get(
-            "/v1/me/coupons/{code}",
-            handler!(one),
-            "One coupon by its code",
-            "WalletCoupon",
-            &[],
-            &["coupon_not_found", "claim_lost", "set_aside"],
-        ),
-        get("/v1/claim-center", handler!(templates), "What may be claimed", "ClaimCenter", CENTER_QUERY, &[]),
-        get(
-            "/v1/templates/{id}",
-            handler!(template),
-            "One template, and whether it may be claimed",
-            "ClaimableTemplate",
-            &[],
-            &["template_not_found"],
-        ),
+        get("/v1/me/coupons", handler!(page), "The wallet, newest first").asks(WALLET_QUERY).gives("Wallet"),
+        get("/v1/me/coupons/{code}", handler!(one), "One coupon by its code").gives("WalletCoupon").refuses(&[
+            "coupon_not_found",
+            "claim_lost",
+            "set_aside",
+        ]),
+        get("/v1/claim-center", handler!(templates), "What may be claimed").asks(CENTER_QUERY).gives("ClaimCenter"),
+        get("/v1/templates/{id}", handler!(template), "One template, and whether it may be claimed")
+            .gives("ClaimableTemplate")
+            .refuses(&["template_not_found"]),
     ]
 }
 
