@@ -67,7 +67,7 @@ impl<'r, 'a> Table<'r, 'a> {
                 Some(class) if !is_new => class.end = at + 1,
                 _ => classes.push(at..at + 1),
             }
-            let twin = before.filter(|before| !is_new && before.key.does == ready.key.does).map(|_| at - 1);
+            let twin = before.filter(|before| before.key.is_twin_of(&ready.key)).map(|_| at - 1);
             let mut clashes = SmallVec::from_elem(0, words);
             for (other, other_ready) in coupons.iter().enumerate() {
                 if other != at && clash(ready, other_ready, settings) {
