@@ -143,13 +143,13 @@ impl Outlook {
                         singles.push(adds);
                     }
                 }
-                let Effect::Goods { rate, cap } = coupon.ready.key.does.effect else { continue };
+                let Effect::Goods { rate, cap } = coupon.effect else { continue };
                 let eligible = sums[coupon.scope];
                 one_reaches = one_reaches.max(chain.with(rate, cap, eligible));
                 if !stacks {
                     continue;
                 }
-                if is_scoped && coupon.ready.key.is_unscoped {
+                if is_scoped && coupon.is_unscoped {
                     is_scoped = false;
                     within.taken = within.taken.min(grouped);
                 }

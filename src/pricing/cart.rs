@@ -107,6 +107,16 @@ pub(super) struct Short {
     pub detail: String,
 }
 
+// === impl Key ===
+
+impl Key<'_> {
+    /// Whether two coupons do the same at the same place, so that nothing but ties tells them apart.
+    pub fn is_twin_of(&self, other: &Key) -> bool {
+        (self.class, self.is_unscoped, self.priority, &self.does)
+            == (other.class, other.is_unscoped, other.priority, &other.does)
+    }
+}
+
 // === impl Cart ===
 
 impl<'a> Cart<'a> {

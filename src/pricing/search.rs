@@ -228,7 +228,7 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
             return None;
         }
         let mut blocked = node.blocked.clone();
-        blocked.iter_mut().zip(&entry.clashes).for_each(|(word, clashes)| *word |= clashes);
+        blocked.iter_mut().zip(&self.table.clashes[at]).for_each(|(word, clashes)| *word |= clashes);
         let class = self.table.classes.iter().position(|class| class.contains(&at))?;
         let (class, from) = if entry.is_stackable {
             (class, at + 1)

@@ -74,7 +74,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shares_sum_and_fit(amounts in prop::collection::vec(0i64..100_000_000_000, 1..50), rate in 0u32..=1_000_000) {
+        fn shares_sum_and_fit(
+            amounts in prop::collection::vec(0i64..100_000_000_000, 1..50),
+            rate in 0u32..=1_000_000,
+        ) {
             let total: Minor = amounts.iter().sum();
             let discount = crate::pricing::money::part(total, rate);
             let shares = shares(discount, &amounts);

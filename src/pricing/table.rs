@@ -22,21 +22,25 @@ pub(super) struct Table<'r, 'a> {
     pub scopes: Vec<&'r [u16]>,
     /// For each class, the lines that any of its coupons reaches.
     pub homes: Vec<Vec<u16>>,
+    /// For each coupon, those that may never stand beside it.
+    pub clashes: Vec<SmallVec<[u64; 8]>>,
     /// Words of a set of coupons.
     pub words: usize,
 }
 
 pub(super) struct Entry<'r, 'a> {
     pub ready: &'r Ready<'a>,
+    /// Copied from the coupon: bounds read these of every coupon at every node.
+    pub effect: Effect,
+    pub least: Minor,
     pub is_stackable: bool,
+    pub is_unscoped: bool,
     pub scope: usize,
     /// Place in the order of ties: the lower is used first.
     pub rank: u32,
     /// The coupon before it, where that does the same: it is used first.
     pub twin: Option<usize>,
     pub company_max: usize,
-    /// Those that may never stand beside it.
-    pub clashes: SmallVec<[u64; 8]>,
 }
 
 // === impl Table ===
@@ -54,6 +58,7 @@ impl<'r, 'a> Table<'r, 'a> {
         let mut scopes: Vec<&'r [u16]> = Vec::new();
         let mut scope_of: HashMap<&'r [u16], usize> = HashMap::new();
         let mut classes: Vec<Range<usize>> = Vec::new();
+        let mut all_clashes = Vec::with_capacity(coupons.len());
         let mut entries: Vec<Entry<'r, 'a>> = Vec::with_capacity(coupons.len());
         for (at, ready) in coupons.iter().enumerate() {
             let lines: &'r [u16] = &ready.key.does.lines;
@@ -67,8 +72,8 @@ impl<'r, 'a> Table<'r, 'a> {
                 Some(class) if !is_new => class.end = at + 1,
                 _ => classes.push(at..at + 1),
             }
-            let twin = before.filter(|before| !is_new && before.key.does == ready.key.does).map(|_| at - 1);
-            let mut clashes = SmallVec::from_elem(0, words);
+            let twin = before.filter(|before| before.key.is_twin_of(&ready.key)).map(|_| at - 1);
+            let mut clashes: SmallVec<[u64; 8]> = SmallVec::from_elem(0, words);
             for (other, other_ready) in coupons.iter().enumerate() {
                 if other != at && clash(ready, other_ready, settings) {
                     clashes[other / 64] |= 1 << (other % 64);
@@ -76,35 +81,38 @@ impl<'r, 'a> Table<'r, 'a> {
             }
             entries.push(Entry {
                 ready,
+                effect: ready.key.does.effect,
+                least: ready.key.does.within.0,
                 is_stackable: ready.is_stackable(),
+                is_unscoped: ready.key.is_unscoped,
                 scope,
                 rank: rank_of[at],
                 twin,
                 company_max: ready.company_max(),
-                clashes,
             });
+            all_clashes.push(clashes);
         }
         let home = |class: &Range<usize>| {
             let lines = coupons[class.clone()].iter().flat_map(|ready| ready.key.does.lines.iter().copied());
             lines.collect::<BTreeSet<u16>>().into_iter().collect()
         };
         let homes = classes.iter().map(home).collect();
-        Table { coupons: entries, classes, scopes, homes, words }
+        Table { coupons: entries, classes, scopes, homes, clashes: all_clashes, words }
     }
 
     /// What a coupon adds at most, chosen now or later: what it adds at the present state.
     pub fn adds(&self, at: usize, walk: &Walk, sums: &[Minor]) -> Score {
         let entry = &self.coupons[at];
-        let does = &entry.ready.key.does;
         let eligible = sums[entry.scope];
-        if eligible < does.within.0 {
+        if eligible < entry.least {
             return Score::default();
         }
         let money = |off: Minor| Score { total: off.min(walk.room), unvalued: 0 };
-        match does.effect {
+        match entry.effect {
             Effect::Goods { rate, cap } => money(Worth::off(rate, cap, eligible)),
             Effect::Shipping { rate, cap } => {
-                money(Worth::off(rate, cap, does.fees.iter().map(|fee| walk.fees[usize::from(*fee)]).sum()))
+                let fees = &entry.ready.key.does.fees;
+                money(Worth::off(rate, cap, fees.iter().map(|fee| walk.fees[usize::from(*fee)]).sum()))
             }
             Effect::Gift { value, unvalued } => Score { total: value, unvalued: unvalued.into() },
         }

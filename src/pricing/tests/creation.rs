@@ -87,7 +87,8 @@ fn rules_check_their_parameters() {
         assert!(found.contains(&expected), "{name} {params}: {found:?} lacks {expected}");
     }
     let twice = json!([
-        {"rule_type": "MINIMUM_SPEND", "params": {"amount": 1}}, {"rule_type": "minimum_spend", "params": {"amount": 2}},
+        {"rule_type": "MINIMUM_SPEND", "params": {"amount": 1}},
+        {"rule_type": "minimum_spend", "params": {"amount": 2}},
     ]);
     assert_eq!(
         complaints("cash_voucher", json!({"amount": 1}), twice, json!({})),

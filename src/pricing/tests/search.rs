@@ -74,12 +74,14 @@ fn the_search_finds_what_enumeration_finds() {
     let (mut sizes, mut nodes) = ([0u64; 9], 0);
     for number in seed..seed + cases {
         let dice = &mut Dice::new(number);
+        // A few are as large as enumeration bears, with all coupons saying something of stacking.
+        let is_large = dice.one_in(50);
         let size = Size {
             lines: (1, 6),
             merchants: 1 + dice.below(3),
-            coupons: 1 + dice.below(8) as usize,
+            coupons: if is_large { 11 } else { 1 + dice.below(8) as usize },
             price_max: [60, 900, 8_000][dice.below(3) as usize],
-            stacking: dice.below(4),
+            stacking: if is_large { 1 } else { dice.below(4) },
         };
         let order = carts::order(dice, &size);
         let coupons = carts::coupons(dice, &size);
@@ -91,7 +93,8 @@ fn the_search_finds_what_enumeration_finds() {
         assert_eq!(
             used(&quote, &coupons),
             expected,
-            "repeat with FLOODGATE_PRICING_SEED={number} FLOODGATE_PRICING_CASES=1\n{settings:?}\n{order:?}\n{coupons:#?}"
+            "repeat with FLOODGATE_PRICING_SEED={number} \
+             FLOODGATE_PRICING_CASES=1\n{settings:?}\n{order:?}\n{coupons:#?}"
         );
         sizes[expected.len().min(8)] += 1;
         nodes += quote.nodes;
