@@ -248,3 +248,43 @@ fn copy_files(from: &Path, to: &Path) {
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
 }
+
+/// With the flusher dead the queue fills; claims are refused long before Redis is, known keys are not,
+/// and all goes on when the flusher is back.
+#[tokio::test]
+async fn a_full_queue_refuses_until_the_flusher_is_back() {
+    const QUEUE: u64 = 100;
+    let plan = TestApp::plan("stores-full").set("CLAIM_BACKLOG_GRANTS_MAX", QUEUE);
+    let mut app = plan.process("gateway,worker").process("flusher").start().await;
+    let id = app.publish(coupons(1_000)).await;
+    app.kill9(1);
+    for number in 0..QUEUE {
+        assert_eq!(app.claim(id, &format!("u-{number}"), "k", &[]).await.code(), "granted", "{number}");
+    }
+    let refused = app.claim(id, "u-late", "k", &[]).await;
+    assert_eq!((refused.status, refused.code()), (503, "overloaded"));
+    assert!(refused.retry_after().is_some_and(|seconds| seconds >= 1), "{refused:?}");
+    assert_eq!(app.claim(id, "u-0", "k", &[]).await.code(), "replayed");
+    app.restart(1).await;
+    until("the queue is drained", async || app.claim(id, "u-late", "k", &[]).await.code() == "granted").await;
+    until("every grant is a row", async || app.rows(id).await.len() as u64 == QUEUE + 1).await;
+}
+
+/// A row that PostgreSQL refuses is set aside: its holder is told, its neighbours are stored.
+#[tokio::test]
+async fn a_coupon_whose_row_is_refused_says_so() {
+    let app = TestApp::start("stores-aside").await;
+    let id = app.publish(stored(10)).await;
+    let refuse = "ALTER TABLE user_coupons ADD CONSTRAINT not_this_user CHECK (user_ref <> 'u-poison')";
+    app.sql().await.batch_execute(refuse).await.unwrap();
+    assert_eq!(app.claim(id, "u-before", "k", &[]).await.code(), "granted");
+    let aside = app.claim(id, "u-poison", "k", &[]).await;
+    assert_eq!((aside.status, aside.code(), &aside.json["claim_key"]), (500, "set_aside", &json!("k")));
+    assert_eq!(app.claim(id, "u-poison", "k", &[]).await.code(), "set_aside", "and so does its replay");
+    assert_eq!(app.claim(id, "u-after", "k", &[]).await.code(), "granted");
+    let users: Vec<String> = app.rows(id).await.into_iter().map(|row| row.user).collect();
+    assert_eq!(users, ["u-before", "u-after"]);
+    let reasons = app.sql().await.query("SELECT sqlstate, user_ref FROM set_aside", &[]).await.unwrap();
+    assert_eq!(reasons.len(), 1);
+    assert_eq!((reasons[0].get::<_, &str>(0), reasons[0].get::<_, &str>(1)), ("23514", "u-poison"));
+}
