@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use floodgate::clock::now_ms;
 use floodgate::config::{Config, Layers};
@@ -24,6 +24,8 @@ use redis::Value;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
+
+pub use crate::support::app::until;
 
 pub const CELL: CellId = CellId(0);
 
@@ -77,15 +79,6 @@ static POSTGRES: Mutex<Weak<(PostgresServer, Folder)>> = Mutex::const_new(Weak::
 pub struct Proxy {
     armed: Arc<AtomicBool>,
     cuts: Arc<AtomicU32>,
-}
-
-/// Waits for a condition, for a bounded time.
-pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let started = Instant::now();
-    while !holds().await {
-        assert!(started.elapsed() < PATIENCE, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// A claim key's hash, made of the user.
