@@ -5,7 +5,7 @@
 
 use super::coupon::{Case, Coupon, State};
 use super::kinds::{self, GiftWorth, Pays, Worth};
-use super::money::{Minor, RATE_ONE, part};
+use super::money::{Minor, RATE_ONE, TOTAL_MAX, part};
 use super::order::Line;
 use super::reason::{Reason, Refusal};
 use super::rules::Asked;
@@ -206,7 +206,7 @@ impl<'a> Cart<'a> {
                 Worth::off(*rate, *cap, fees.iter().map(|fee| self.fees[usize::from(*fee)].1).sum())
             }
             Worth::OwnAmount => terms.currency.minor(coupon.amount?).ok()?.min(threshold),
-            Worth::Gift(gift) => gift.value? * Minor::from(gift.quantity.min(gift.max_gifts)),
+            Worth::Gift(gift) => gifts_worth(&self.gifts(terms, gift, &lines).ok()?),
         };
         (save > 0).then(|| Short { template: coupon.template_id, by, save, detail: refusal.detail.clone() })
     }
@@ -237,12 +237,8 @@ impl<'a> Cart<'a> {
     /// The lines of the issuer's that count, by index.
     fn eligible(&self, terms: &Terms) -> Vec<u16> {
         let counts = |line: &Line| {
-            let own = match terms.issuer {
-                Issuer::Platform => true,
-                Issuer::Merchant => line.merchant_id == terms.issuer_id,
-                Issuer::Streamer => line.streamer_id.as_deref() == Some(&terms.issuer_id),
-            };
-            own && terms.shape.scope.as_ref().is_none_or(|scope| scope.holds(line))
+            terms.is_own(line)
+                && terms.shape.scope.as_ref().is_none_or(|scope| scope.holds(line))
                 && !terms.shape.ignored.iter().any(|ignored| ignored.holds(line))
         };
         (0..self.lines.len() as u16).filter(|&at| counts(self.lines[usize::from(at)])).collect()
@@ -255,6 +251,7 @@ impl<'a> Cart<'a> {
             zone: terms.timezone,
             shape: &terms.shape,
             issuer_id: &terms.issuer_id,
+            terms,
             eligible: lines.iter().map(|at| self.amounts[usize::from(*at)]).sum(),
             has_lines: !lines.is_empty(),
             may_shrink: self.case.settings.threshold_basis == ThresholdBasis::Remaining,
@@ -296,7 +293,10 @@ impl<'a> Cart<'a> {
             }
             Worth::Gift(gift) => {
                 let gifts = self.gifts(terms, gift, lines)?;
-                let value = gifts.iter().map(|line| line.value * Minor::from(line.quantity)).sum();
+                let value = gifts_worth(&gifts);
+                if value == 0 && gift.value.is_some() {
+                    return Err(Refusal::new(Reason::NoBenefit, "its gift is worth nothing"));
+                }
                 Ok((Effect::Gift { value, unvalued: value == 0 }, gifts))
             }
         }
@@ -343,12 +343,29 @@ impl<'a> Cart<'a> {
     }
 }
 
-/// The first rule that does not hold. A refusal for want of a threshold makes a hint only if nothing
-/// else stands in the way.
+/// What the gifts of one coupon count for: no more than an order may come to, so that the gifts of
+/// all coupons together cannot leave the range of amounts.
+fn gifts_worth(gifts: &[GiftLine]) -> Minor {
+    let worth = |line: &GiftLine| line.value.saturating_mul(line.quantity.into());
+    gifts.iter().map(worth).fold(0, Minor::saturating_add).min(TOTAL_MAX)
+}
+
+/// The first rule that does not hold; of thresholds that are not reached, the highest. It makes a hint
+/// only if nothing but thresholds stands in the way.
 fn check_rules(terms: &Terms, asked: &Asked) -> Result<(), Refusal> {
     let mut failed = terms.rules.iter().filter_map(|rule| rule.check(asked).err());
     let Some(mut first) = failed.next() else { return Ok(()) };
-    if first.short_by.is_some() && failed.any(|other| other.short_by.is_none()) {
+    if first.short_by.is_none() {
+        return Err(first);
+    }
+    let mut is_more_missing = false;
+    for other in failed {
+        is_more_missing |= other.short_by.is_none();
+        if other.short_by > first.short_by {
+            first = other;
+        }
+    }
+    if is_more_missing {
         first.short_by = None;
     }
     Err(first)

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::kinds::{self, Worth};
 use super::money::Currency;
+use super::order::Line;
 use super::rules::{self, Reading, Rule, Shape};
 use super::settings::Settings;
 use crate::domain::fields::{Complaints, FieldError, Object};
@@ -73,6 +74,15 @@ impl Terms {
         let wrong = &mut Complaints::default();
         let terms = read(definition, &Settings::default(), wrong);
         std::mem::take(wrong).or(terms)
+    }
+
+    /// Whether the issuer sells the line, or shows it: discounts fall on no other.
+    pub(super) fn is_own(&self, line: &Line) -> bool {
+        match self.issuer {
+            Issuer::Platform => true,
+            Issuer::Merchant => line.merchant_id == self.issuer_id,
+            Issuer::Streamer => line.streamer_id.as_deref() == Some(&self.issuer_id),
+        }
     }
 
     /// As a shopper would say it: "20.00 off".
