@@ -54,13 +54,13 @@ fn new_users_take_10_off_68() {
     let settings = Settings::default();
     let mut user = User::default();
     user.facts.registered_at = Some(noon() - 86_400_000);
-    user.first_order = Some(true);
+    user.facts.first_order = Some(true);
     let case = Case { order: &order, user: &user, now: noon(), settings: &settings };
     assert_eq!(price(&case, &coupons).unwrap().payable.to_string(), "58.00");
     for (days, first_order) in [(31, Some(true)), (1, Some(false)), (1, None)] {
         let mut user = user.clone();
         user.facts.registered_at = Some(noon() - days * 86_400_000);
-        user.first_order = first_order;
+        user.facts.first_order = first_order;
         let case = Case { user: &user, ..case };
         assert_eq!(refused(price(&case, &coupons), &coupons), ["new user_segment"]);
     }
