@@ -23,7 +23,9 @@ use crate::domain::code::CouponName;
 use crate::domain::outcome::ClaimOutcome;
 use crate::domain::window::Validity;
 use crate::http::problem::{FieldError, Problem};
-use crate::limits::{QUOTE_COUPONS_MAX, QUOTE_INLINE_COUPONS_MAX, QUOTE_WAITERS_MAX};
+use crate::limits::{
+    QUOTE_COUPONS_MAX, QUOTE_INLINE_COUPONS_MAX, QUOTE_INLINE_IDS_MAX, QUOTE_INLINE_LINES_MAX, QUOTE_WAITERS_MAX,
+};
 use crate::pricing::reason::Reason;
 use crate::pricing::{self, Case, Coupon, Settings, State, Terms};
 use crate::wallet::{self, CouponStatus};
@@ -74,7 +76,7 @@ pub async fn answer(app: &App, scope: Option<Scope<'_>>, request: QuoteRequest) 
         return Err(Problem::invalid(vec![FieldError { field: "coupons".into(), code: "too_many", detail }]));
     }
     let task = Task { request, coupons, unreadable, is_cut, settings: app.config.pricing.clone() };
-    if task.coupons.len() <= QUOTE_INLINE_COUPONS_MAX {
+    if task.is_small() {
         return Ok(task.run());
     }
     app.quotes.search(task).await
@@ -177,6 +179,14 @@ async fn trials(app: &App, scope: Option<Scope<'_>>, request: &QuoteRequest) -> 
 // === impl Task ===
 
 impl Task {
+    /// Whether it is done sooner than handed over.
+    fn is_small(&self) -> bool {
+        let ids: usize = self.coupons.iter().map(|coupon| coupon.terms.ids()).sum();
+        self.coupons.len() <= QUOTE_INLINE_COUPONS_MAX
+            && self.request.order.lines.len() <= QUOTE_INLINE_LINES_MAX
+            && ids <= QUOTE_INLINE_IDS_MAX
+    }
+
     fn run(&self) -> Value {
         let case = Case {
             order: &self.request.order,

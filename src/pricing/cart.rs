@@ -3,6 +3,10 @@
 //! Lines are ordered by their id and coupons by [`Key`], whatever order they came in, so that no
 //! result can depend on it. A coupon that is unusable on its own ends here, with its reason.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use super::coupon::{Case, Coupon, State};
 use super::kinds::{self, GiftWorth, Pays, Worth};
 use super::money::{Minor, RATE_ONE, TOTAL_MAX, part};
@@ -26,6 +30,17 @@ pub(super) struct Cart<'a> {
     pub fees: Vec<(&'a str, Minor)>,
     /// What all discounts together may take off.
     pub room: Minor,
+    /// By the address of the terms: a template's coupons share them.
+    judged: RefCell<HashMap<*const Terms, Result<Rc<Judged>, Refusal>>>,
+}
+
+/// What all coupons of a template have in common for an order.
+struct Judged {
+    /// Eligible lines, and what they come to.
+    lines: Vec<u16>,
+    eligible: Minor,
+    fees: Vec<u16>,
+    gifts: Vec<GiftLine>,
 }
 
 /// A coupon in numbers.
@@ -131,25 +146,20 @@ impl<'a> Cart<'a> {
         let payable_min = if case.settings.allow_zero_total { 0 } else { 1 };
         let ratio = case.settings.max_order_discount_ratio_millionths();
         let room = (total - payable_min).max(0).min(part(total, ratio));
-        Cart { case, amounts: lines.iter().map(|line| line.amount()).collect(), lines, fees, room }
+        let amounts = lines.iter().map(|line| line.amount()).collect();
+        Cart { case, amounts, lines, fees, room, judged: RefCell::default() }
     }
 
     /// The coupon in numbers, or why it is unusable on its own.
     pub fn ready(&self, index: usize, coupon: &'a Coupon) -> Result<Ready<'a>, Refusal> {
         let (case, terms) = (&self.case, &*coupon.terms);
         self.check_state(coupon)?;
-        let lines = self.eligible(terms);
-        let asked = self.asked(terms, &lines);
-        check_rules(terms, &asked)?;
-        let fees: Vec<u16> = match terms.worth {
-            Worth::Off { on: Pays::Shipping, .. } => self.fees_of(&lines),
-            _ => Vec::new(),
-        };
-        let (effect, gifts) = self.effect(coupon, &lines)?;
+        let judged = self.judged.borrow_mut().entry(terms).or_insert_with(|| self.judge(terms).map(Rc::new)).clone()?;
+        let effect = effect(coupon, &judged.gifts);
         let nothing = match effect {
-            Effect::Goods { rate, cap } => Worth::off(rate, cap, asked.eligible) == 0,
+            Effect::Goods { rate, cap } => Worth::off(rate, cap, judged.eligible) == 0,
             Effect::Shipping { rate, cap } => {
-                Worth::off(rate, cap, fees.iter().map(|fee| self.fees[usize::from(*fee)].1).sum()) == 0
+                Worth::off(rate, cap, judged.fees.iter().map(|fee| self.fees[usize::from(*fee)].1).sum()) == 0
             }
             Effect::Gift { .. } => false,
         };
@@ -176,8 +186,8 @@ impl<'a> Cart<'a> {
             priority: terms.priority,
             does: Does {
                 effect,
-                lines,
-                fees,
+                lines: judged.lines.clone(),
+                fees: judged.fees.clone(),
                 within,
                 kind: terms.kind.word(),
                 company: (stackability.allow, alone_all, excluded, stackability.max_others),
@@ -190,7 +200,24 @@ impl<'a> Cart<'a> {
                 code: &coupon.code,
             },
         };
-        Ok(Ready { index, terms, gifts, key })
+        Ok(Ready { index, terms, gifts: judged.gifts.clone(), key })
+    }
+
+    /// What is the same for every coupon of these terms, or why none of them is usable.
+    fn judge(&self, terms: &Terms) -> Result<Judged, Refusal> {
+        let lines = self.eligible(terms);
+        let asked = self.asked(terms, &lines);
+        check_rules(terms, &asked)?;
+        let eligible = asked.eligible;
+        let fees = match terms.worth {
+            Worth::Off { on: Pays::Shipping, .. } => self.fees_of(&lines),
+            _ => Vec::new(),
+        };
+        let gifts = match &terms.worth {
+            Worth::Gift(gift) => self.gifts(terms, gift, &lines)?,
+            _ => Vec::new(),
+        };
+        Ok(Judged { lines, eligible, fees, gifts })
     }
 
     /// What the coupon would do with its threshold reached, if that is all it lacks.
@@ -198,15 +225,14 @@ impl<'a> Cart<'a> {
         let by = refusal.short_by?;
         let terms = &*coupon.terms;
         let (threshold, _) = terms.shape.min?;
-        let lines = self.eligible(terms);
         let save = match &terms.worth {
             Worth::Off { on: Pays::Goods, rate, cap } => Worth::off(*rate, *cap, threshold),
             Worth::Off { on: Pays::Shipping, rate, cap } => {
-                let fees = self.fees_of(&lines);
+                let fees = self.fees_of(&self.eligible(terms));
                 Worth::off(*rate, *cap, fees.iter().map(|fee| self.fees[usize::from(*fee)].1).sum())
             }
             Worth::OwnAmount => terms.currency.minor(coupon.amount?).ok()?.min(threshold),
-            Worth::Gift(gift) => gifts_worth(&self.gifts(terms, gift, &lines).ok()?),
+            Worth::Gift(gift) => gifts_worth(&self.gifts(terms, gift, &self.eligible(terms)).ok()?),
         };
         (save > 0).then(|| Short { template: coupon.template_id, by, save, detail: refusal.detail.clone() })
     }
@@ -279,29 +305,6 @@ impl<'a> Cart<'a> {
         }
     }
 
-    fn effect(&self, coupon: &Coupon, lines: &[u16]) -> Result<(Effect, Vec<GiftLine>), Refusal> {
-        let terms = &*coupon.terms;
-        let goods = |rate, cap| Ok((Effect::Goods { rate, cap }, Vec::new()));
-        match &terms.worth {
-            Worth::Off { on: Pays::Goods, rate, cap } => goods(*rate, *cap),
-            Worth::Off { on: Pays::Shipping, rate, cap } => {
-                Ok((Effect::Shipping { rate: *rate, cap: *cap }, Vec::new()))
-            }
-            Worth::OwnAmount => {
-                let amount = coupon.amount.and_then(|amount| terms.currency.minor(amount).ok());
-                goods(RATE_ONE, amount.unwrap_or(0))
-            }
-            Worth::Gift(gift) => {
-                let gifts = self.gifts(terms, gift, lines)?;
-                let value = gifts_worth(&gifts);
-                if value == 0 && gift.value.is_some() {
-                    return Err(Refusal::new(Reason::NoBenefit, "its gift is worth nothing"));
-                }
-                Ok((Effect::Gift { value, unvalued: value == 0 }, gifts))
-            }
-        }
-    }
-
     /// What a gift coupon adds, given what is bought of what it asks for.
     fn gifts(&self, terms: &Terms, gift: &GiftWorth, lines: &[u16]) -> Result<Vec<GiftLine>, Refusal> {
         let asked_for = &terms.shape.gift_items;
@@ -339,7 +342,26 @@ impl<'a> Cart<'a> {
             let refusal = Refusal::new(Reason::GiftCondition, format!("buy {} of what it asks for", gift.buy_quantity));
             return Err(if more > 0 { refusal.missing("quantity", more.into()) } else { refusal });
         }
+        if gift.value == Some(0) {
+            return Err(Refusal::new(Reason::NoBenefit, "its gift is worth nothing"));
+        }
         Ok(gifts)
+    }
+}
+
+fn effect(coupon: &Coupon, gifts: &[GiftLine]) -> Effect {
+    let terms = &*coupon.terms;
+    match terms.worth {
+        Worth::Off { on: Pays::Goods, rate, cap } => Effect::Goods { rate, cap },
+        Worth::Off { on: Pays::Shipping, rate, cap } => Effect::Shipping { rate, cap },
+        Worth::OwnAmount => {
+            let amount = coupon.amount.and_then(|amount| terms.currency.minor(amount).ok());
+            Effect::Goods { rate: RATE_ONE, cap: amount.unwrap_or(0) }
+        }
+        Worth::Gift(_) => {
+            let value = gifts_worth(gifts);
+            Effect::Gift { value, unvalued: value == 0 }
+        }
     }
 }
 

@@ -30,6 +30,7 @@ pub struct Terms {
     pub(super) rules: Vec<Box<dyn Rule>>,
     /// The kind's place in the order of computing within a class.
     pub(super) priority: i32,
+    ids: usize,
 }
 
 /// Something that is allowed and probably not meant.
@@ -76,6 +77,11 @@ impl Terms {
         std::mem::take(wrong).or(terms)
     }
 
+    /// Ids that its rules list: looking every line up in them takes time.
+    pub fn ids(&self) -> usize {
+        self.ids
+    }
+
     /// Whether the issuer sells the line, or shows it: discounts fall on no other.
     pub(super) fn is_own(&self, line: &Line) -> bool {
         match self.issuer {
@@ -114,6 +120,7 @@ fn read(definition: &Definition, settings: &Settings, wrong: &mut Complaints) ->
         shape,
         rules,
         priority: kind.priority(),
+        ids: count_ids(&definition.usage_rules),
     })
 }
 
@@ -150,6 +157,15 @@ fn read_rules(definition: &Definition, currency: Currency, wrong: &mut Complaint
     let rules: Vec<Box<dyn Rule>> = placed.into_iter().map(|(_, _, rule)| rule).collect();
     rules.iter().for_each(|rule| rule.lay_down(&mut shape));
     (rules, shape)
+}
+
+fn count_ids(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(count_ids).sum(),
+        Value::Object(members) => members.values().map(count_ids).sum(),
+        Value::String(_) => 1,
+        _ => 0,
+    }
 }
 
 fn warnings(definition: &Definition, terms: &Terms) -> Vec<Warning> {
