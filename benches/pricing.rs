@@ -46,6 +46,8 @@ fn run(coupons: usize, lines: u64, count: u64, limit_ms: f64, settings: &Setting
             coupons,
             price_max: [900, 8_000, 50_000][dice.below(3) as usize],
             stacking: [0, 0, 1, 2, 4, 10][dice.below(6) as usize],
+            wild: false,
+            currency: "CNY",
         };
         let order: Order = carts::order(dice, &size);
         let coupons: Vec<Coupon> = carts::coupons(dice, &size);
