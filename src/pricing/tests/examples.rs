@@ -314,7 +314,7 @@ fn ties_are_decided_as_written() {
     let wins = |winner: Coupon, loser: Coupon| {
         let code = winner.code.clone();
         for coupons in [[winner.clone(), loser.clone()], [loser, winner]] {
-            assert_eq!(used(&best_of(&cart, &coupons, &settings), &coupons), [code.clone()]);
+            assert_eq!(used(&best_of(&cart, &coupons, &settings), &coupons), std::slice::from_ref(&code));
             let user = User::default();
             let ranking = rank(&Case { order: &cart, user: &user, now: noon(), settings: &settings }, &coupons);
             assert_eq!(coupons[ranking.ranked[0].coupons[0].coupon].code, code);
