@@ -3,12 +3,13 @@
 #   make run    everything in one: installs what is missing, builds, puts a template on sale
 #   make test   installs what the tests need, and runs them all
 #   make check  formatting, lints and documentation, each warning an error
+#   make pricing-exact  the best combination compared with enumeration on 100,000 carts, some minutes
 
 # Further words for the demo: make run ARGS="--reset"
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test check
+.PHONY: run build install toolchain test check pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -26,6 +27,9 @@ check: toolchain
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+pricing-exact: toolchain
+	FLOODGATE_PRICING_CASES=100000 $(CARGO) test --release --locked --lib the_search_finds -- --nocapture
 
 toolchain:
 	@command -v $(CARGO) >/dev/null || \

@@ -23,8 +23,10 @@ fn main() {
     println!("coupons lines carts |  p50 ms  p90 ms  p99 ms  max ms | optimal  nodes p50/p99/max");
     for (coupons, lines, limit_ms) in [(20, 10, 5.0), (100, 50, 5.0), (500, 50, 50.0)] {
         let count = if coupons == 500 { count / 4 } else { count };
-        run(coupons, lines, count, limit_ms, &settings);
+        run(coupons, lines, count, limit_ms, false, &settings);
     }
+    println!("hostile: every coupon says something of stacking");
+    run(500, 200, count / 10, 100.0, true, &settings);
 }
 
 /// What this thread has used of the CPU.
@@ -35,7 +37,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn run(coupons: usize, lines: u64, count: u64, limit_ms: f64, settings: &Settings) {
+fn run(coupons: usize, lines: u64, count: u64, limit_ms: f64, wild: bool, settings: &Settings) {
     let user = User::default();
     let (mut times, mut nodes, mut optimal) = (Vec::new(), Vec::new(), 0);
     for seed in 0..count {
@@ -45,7 +47,9 @@ fn run(coupons: usize, lines: u64, count: u64, limit_ms: f64, settings: &Setting
             merchants: 1 + dice.below(10),
             coupons,
             price_max: [900, 8_000, 50_000][dice.below(3) as usize],
-            stacking: [0, 0, 1, 2, 4, 10][dice.below(6) as usize],
+            stacking: if wild { 1 } else { [0, 0, 1, 2, 4, 10][dice.below(6) as usize] },
+            wild,
+            currency: "CNY",
         };
         let order: Order = carts::order(dice, &size);
         let coupons: Vec<Coupon> = carts::coupons(dice, &size);

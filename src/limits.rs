@@ -154,8 +154,11 @@ const _: () = assert!(QUOTE_TRIALS_MAX < QUOTE_COUPONS_MAX);
 /// Bytes of a coupon's code as a quote takes it: what is longer is none.
 pub const QUOTE_CODE_MAX: usize = 64;
 
-/// Coupons up to which a quote is computed where it was read: well below a millisecond.
+/// Coupons up to which a quote is computed where it was read: well below a millisecond, with no more
+/// lines, and ids in the coupons' rules, than these.
 pub const QUOTE_INLINE_COUPONS_MAX: usize = 4;
+pub const QUOTE_INLINE_LINES_MAX: usize = 50;
+pub const QUOTE_INLINE_IDS_MAX: usize = 200;
 
 /// Quotes that wait for a processor or have one; one more is refused with 503.
 pub const QUOTE_WAITERS_MAX: usize = 256;

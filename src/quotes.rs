@@ -23,8 +23,9 @@ use crate::domain::code::CouponName;
 use crate::domain::outcome::ClaimOutcome;
 use crate::domain::window::Validity;
 use crate::http::problem::{FieldError, Problem};
-use crate::limits::{QUOTE_COUPONS_MAX, QUOTE_INLINE_COUPONS_MAX, QUOTE_WAITERS_MAX};
-use crate::pricing::quote::Unusable;
+use crate::limits::{
+    QUOTE_COUPONS_MAX, QUOTE_INLINE_COUPONS_MAX, QUOTE_INLINE_IDS_MAX, QUOTE_INLINE_LINES_MAX, QUOTE_WAITERS_MAX,
+};
 use crate::pricing::reason::Reason;
 use crate::pricing::{self, Case, Coupon, Settings, State, Terms};
 use crate::wallet::{self, CouponStatus};
@@ -75,7 +76,7 @@ pub async fn answer(app: &App, scope: Option<Scope<'_>>, request: QuoteRequest) 
         return Err(Problem::invalid(vec![FieldError { field: "coupons".into(), code: "too_many", detail }]));
     }
     let task = Task { request, coupons, unreadable, is_cut, settings: app.config.pricing.clone() };
-    if task.coupons.len() <= QUOTE_INLINE_COUPONS_MAX {
+    if task.is_small() {
         return Ok(task.run());
     }
     app.quotes.search(task).await
@@ -178,6 +179,14 @@ async fn trials(app: &App, scope: Option<Scope<'_>>, request: &QuoteRequest) -> 
 // === impl Task ===
 
 impl Task {
+    /// Whether it is done sooner than handed over.
+    fn is_small(&self) -> bool {
+        let ids: usize = self.coupons.iter().map(|coupon| coupon.terms.ids()).sum();
+        self.coupons.len() <= QUOTE_INLINE_COUPONS_MAX
+            && self.request.order.lines.len() <= QUOTE_INLINE_LINES_MAX
+            && ids <= QUOTE_INLINE_IDS_MAX
+    }
+
     fn run(&self) -> Value {
         let case = Case {
             order: &self.request.order,
@@ -188,10 +197,14 @@ impl Task {
         let mut answer = match self.request.mode {
             Mode::Best => {
                 let mut quote = pricing::best(&case, &self.coupons, self.settings.search_nodes_max);
-                quote.optimal &= !self.is_cut;
+                quote.optimal &= !self.is_cut && self.unreadable.is_empty();
                 quote.to_json(&self.coupons)
             }
-            Mode::Rank => pricing::rank(&case, &self.coupons).to_json(&self.coupons),
+            Mode::Rank => {
+                let mut answer = pricing::rank(&case, &self.coupons).to_json(&self.coupons);
+                answer["complete"] = (!self.is_cut).into();
+                answer
+            }
             Mode::Given => self.given(&case),
         };
         if let Some(unusable) = answer["unusable"].as_array_mut() {
@@ -200,38 +213,28 @@ impl Task {
         answer
     }
 
-    /// The chosen coupons together, without those that cannot be used, each of which has its reason.
+    /// All chosen coupons together, as a lock would take them; or none of them, with the reasons of
+    /// those that are in the way.
     fn given(&self, case: &Case<'_>) -> Value {
-        let mut left: Vec<usize> = (0..self.coupons.len()).collect();
-        let mut unusable: Vec<Value> = Vec::new();
-        loop {
-            let chosen: Vec<Coupon> = left.iter().map(|index| self.coupons[*index].clone()).collect();
-            match pricing::price(case, &chosen) {
-                Ok(priced) => {
-                    let mut answer = priced.to_json(&chosen);
-                    answer["optimal"] = true.into();
-                    answer["unusable"] = unusable.into();
-                    answer["hints"] = json!([]);
-                    return answer;
-                }
-                Err(refused) => {
-                    let out: HashSet<usize> = refused.0.iter().map(|unusable| unusable.coupon).collect();
-                    unusable.extend(refused.0.iter().map(|one: &Unusable| one.to_json(&chosen)));
-                    let mut at = 0..;
-                    left.retain(|_| !out.contains(&at.next().unwrap_or_default()));
-                }
-            }
-        }
+        let (together, unusable) = match pricing::price(case, &self.coupons) {
+            Ok(priced) => (Some(priced).filter(|_| self.unreadable.is_empty()), Vec::new()),
+            Err(refused) => (None, refused.0),
+        };
+        let priced = together.unwrap_or_else(|| pricing::price(case, &[]).expect("no coupon is in the way of none"));
+        let mut answer = priced.to_json(&self.coupons);
+        answer["unusable"] = unusable.iter().map(|one| one.to_json(&self.coupons)).collect();
+        answer["hints"] = json!([]);
+        answer
     }
 }
 
 // === impl Desk ===
 
 impl Desk {
-    /// As many searches at once as there are processors: more would only take turns.
+    /// A search for each processor but one, which is left to claims; one where there is but one.
     pub fn new() -> Desk {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Desk { searching: Arc::new(Semaphore::new(processors)), waiting: Arc::default() }
+        Desk { searching: Arc::new(Semaphore::new((processors - 1).max(1))), waiting: Arc::default() }
     }
 
     /// Searches that wait or run.

@@ -311,6 +311,7 @@ impl Worker {
                     level: None,
                     tags: Vec::new(),
                     registered_at: None,
+                    first_order: None,
                 };
                 format!("authorization: Bearer {}\r\n", identity::sign(auth, &claims)?)
             }

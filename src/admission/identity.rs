@@ -50,6 +50,7 @@ struct ReadClaims {
     #[serde(default)]
     tags: Vec<String>,
     registered_at: Option<String>,
+    first_order: Option<bool>,
 }
 
 /// What a token that is made here says.
@@ -67,6 +68,9 @@ pub struct TokenClaims {
     /// RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<String>,
+    /// Whether what is bought now is the shopper's first order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_order: Option<bool>,
 }
 
 /// The longest token that is looked at.
@@ -141,6 +145,7 @@ impl Gatekeeper {
         };
         let facts = checked_facts(claims.level, claims.tags, registered_at)
             .ok_or_else(|| unauthenticated("the token's level or tags are too long or too many"))?;
+        let facts = Facts { first_order: claims.first_order, ..facts };
         let shopper = Arc::new((Shopper { user: users.seal(&user), facts }, claims.exp));
         self.tokens.insert(token.into(), shopper.clone());
         Ok(shopper)
@@ -169,6 +174,11 @@ impl Gatekeeper {
         };
         let facts = checked_facts(level, tags, registered_at)
             .ok_or_else(|| invalid(&format!("at most {FACT_TAGS_MAX} tags of {FACT_WORD_MAX} characters")))?;
+        let first_order = match client::word(headers, "x-user-first-order", FACT_WORD_MAX)? {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| invalid("X-User-First-Order must be true or false"))?),
+        };
+        let facts = Facts { first_order, ..facts };
         Ok(Arc::new((Shopper { user: users.seal(&user), facts }, u64::MAX)))
     }
 }
@@ -182,7 +192,7 @@ pub fn sign(config: &Auth, claims: &TokenClaims) -> Result<String, String> {
 /// Facts within their bounds, or none.
 pub fn checked_facts(level: Option<String>, tags: Vec<String>, registered_at: Option<Millis>) -> Option<Facts> {
     let fits = tags.len() <= FACT_TAGS_MAX && tags.iter().chain(&level).all(|word| word.len() <= FACT_WORD_MAX);
-    fits.then_some(Facts { level, tags, registered_at })
+    fits.then_some(Facts { level, tags, registered_at, first_order: None })
 }
 
 /// RFC 3339 with offset, as milliseconds.
@@ -311,6 +321,13 @@ mod tests {
         let shopper = keeper.identify(&headers, "10.1.1.1".parse().unwrap(), &users).unwrap();
         assert_eq!(shopper.0.facts.tags, ["vip", "early"]);
         assert!(shopper.0.facts.registered_at.is_some());
+        assert_eq!(shopper.0.facts.first_order, None);
+        for (text, known) in [("true", Some(true)), ("false", Some(false)), ("perhaps", None)] {
+            headers.insert("x-user-first-order", text.parse().unwrap());
+            let shopper = keeper.identify(&headers, "10.1.1.1".parse().unwrap(), &users);
+            assert_eq!(shopper.ok().and_then(|shopper| shopper.0.facts.first_order), known, "{text}");
+        }
+        headers.remove("x-user-first-order");
         assert_eq!(keeper.identify(&headers, "11.1.1.1".parse().unwrap(), &users).unwrap_err().code, "unauthenticated");
         headers.insert("x-user-registered-at", "yesterday".parse().unwrap());
         assert_eq!(keeper.identify(&headers, "10.1.1.1".parse().unwrap(), &users).unwrap_err().code, "invalid_request");

@@ -31,9 +31,17 @@ pub fn parse(body: &Value, now: Millis, settings: &Settings) -> Result<Definitio
     })
 }
 
+/// Kinds that pricing knows and nobody can be given a coupon of yet: a red packet's shares have no amounts.
+const NOT_BUILT: &[Kind] = &[Kind::RedPacket];
+
 /// Demands that a definition can be sold under these settings.
 pub fn demand(definition: &Definition, settings: &Settings) -> Result<(), Vec<FieldError>> {
-    Terms::of(definition, settings).map(drop)
+    let mut errors = Terms::of(definition, settings).err().unwrap_or_default();
+    if NOT_BUILT.contains(&definition.kind) {
+        let detail = format!("templates of kind {} cannot be made yet", definition.kind.word());
+        errors.push(FieldError { field: "kind".into(), code: "not_built", detail });
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 /// The terms of a template that is out, by whatever settings it was published under.

@@ -32,6 +32,9 @@ pub struct Token {
     /// A fact for audiences: when the shopper registered, as in 2026-06-18T00:00:00+08:00
     #[arg(long, value_name = "TIME")]
     registered_at: Option<String>,
+    /// A fact for coupons: whether what the shopper buys now is their first order
+    #[arg(long, value_name = "true|false")]
+    first_order: Option<bool>,
     /// How long the token is good: 90s, 15m, 24h or 7d
     #[arg(long, value_name = "TIME", default_value = "24h")]
     expires_in: String,
@@ -72,6 +75,7 @@ impl Token {
                 level: self.level.clone(),
                 tags: self.tags.clone(),
                 registered_at: self.registered_at.clone(),
+                first_order: self.first_order,
             })
         };
         let users: Box<dyn Iterator<Item = String>> = match self.users {
@@ -103,6 +107,7 @@ pub fn plain(auth: &Auth, user: &str, days: u64) -> Result<String, String> {
         level: None,
         tags: Vec::new(),
         registered_at: None,
+        first_order: None,
     };
     identity::sign(auth, &claims)
 }

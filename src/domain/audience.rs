@@ -8,6 +8,8 @@ pub struct Facts {
     pub level: Option<String>,
     pub tags: Vec<String>,
     pub registered_at: Option<Millis>,
+    /// Whether what is bought now is their first order.
+    pub first_order: Option<bool>,
 }
 
 /// The conditions of a template. Empty lists and `None` ask nothing.
@@ -73,6 +75,7 @@ mod tests {
             level: Some("gold".into()),
             tags: vec!["vip".into(), "early".into()],
             registered_at: Some(now - 3 * DAY_MS),
+            first_order: None,
         };
         let list = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
         let cases = [

@@ -29,7 +29,11 @@ pub fn document() -> Value {
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "shopper": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "shopper": {
+                    "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+                    "description": "Facts of the shopper are claims: level, tags, registered_at (RFC 3339), first_order \
+                                    (whether what is bought now is their first order).",
+                },
                 "apiKey": {"type": "http", "scheme": "bearer"},
             },
         },

@@ -3,9 +3,13 @@
 //! Lines are ordered by their id and coupons by [`Key`], whatever order they came in, so that no
 //! result can depend on it. A coupon that is unusable on its own ends here, with its reason.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use super::coupon::{Case, Coupon, State};
 use super::kinds::{self, GiftWorth, Pays, Worth};
-use super::money::{Minor, RATE_ONE, part};
+use super::money::{Minor, RATE_ONE, TOTAL_MAX, part};
 use super::order::Line;
 use super::reason::{Reason, Refusal};
 use super::rules::Asked;
@@ -26,6 +30,17 @@ pub(super) struct Cart<'a> {
     pub fees: Vec<(&'a str, Minor)>,
     /// What all discounts together may take off.
     pub room: Minor,
+    /// By the address of the terms: a template's coupons share them.
+    judged: RefCell<HashMap<*const Terms, Result<Rc<Judged>, Refusal>>>,
+}
+
+/// What all coupons of a template have in common for an order.
+struct Judged {
+    /// Eligible lines, and what they come to.
+    lines: Vec<u16>,
+    eligible: Minor,
+    fees: Vec<u16>,
+    gifts: Vec<GiftLine>,
 }
 
 /// A coupon in numbers.
@@ -131,25 +146,20 @@ impl<'a> Cart<'a> {
         let payable_min = if case.settings.allow_zero_total { 0 } else { 1 };
         let ratio = case.settings.max_order_discount_ratio_millionths();
         let room = (total - payable_min).max(0).min(part(total, ratio));
-        Cart { case, amounts: lines.iter().map(|line| line.amount()).collect(), lines, fees, room }
+        let amounts = lines.iter().map(|line| line.amount()).collect();
+        Cart { case, amounts, lines, fees, room, judged: RefCell::default() }
     }
 
     /// The coupon in numbers, or why it is unusable on its own.
     pub fn ready(&self, index: usize, coupon: &'a Coupon) -> Result<Ready<'a>, Refusal> {
         let (case, terms) = (&self.case, &*coupon.terms);
         self.check_state(coupon)?;
-        let lines = self.eligible(terms);
-        let asked = self.asked(terms, &lines);
-        check_rules(terms, &asked)?;
-        let fees: Vec<u16> = match terms.worth {
-            Worth::Off { on: Pays::Shipping, .. } => self.fees_of(&lines),
-            _ => Vec::new(),
-        };
-        let (effect, gifts) = self.effect(coupon, &lines)?;
+        let judged = self.judged.borrow_mut().entry(terms).or_insert_with(|| self.judge(terms).map(Rc::new)).clone()?;
+        let effect = effect(coupon, &judged.gifts);
         let nothing = match effect {
-            Effect::Goods { rate, cap } => Worth::off(rate, cap, asked.eligible) == 0,
+            Effect::Goods { rate, cap } => Worth::off(rate, cap, judged.eligible) == 0,
             Effect::Shipping { rate, cap } => {
-                Worth::off(rate, cap, fees.iter().map(|fee| self.fees[usize::from(*fee)].1).sum()) == 0
+                Worth::off(rate, cap, judged.fees.iter().map(|fee| self.fees[usize::from(*fee)].1).sum()) == 0
             }
             Effect::Gift { .. } => false,
         };
@@ -176,8 +186,8 @@ impl<'a> Cart<'a> {
             priority: terms.priority,
             does: Does {
                 effect,
-                lines,
-                fees,
+                lines: judged.lines.clone(),
+                fees: judged.fees.clone(),
                 within,
                 kind: terms.kind.word(),
                 company: (stackability.allow, alone_all, excluded, stackability.max_others),
@@ -190,7 +200,24 @@ impl<'a> Cart<'a> {
                 code: &coupon.code,
             },
         };
-        Ok(Ready { index, terms, gifts, key })
+        Ok(Ready { index, terms, gifts: judged.gifts.clone(), key })
+    }
+
+    /// What is the same for every coupon of these terms, or why none of them is usable.
+    fn judge(&self, terms: &Terms) -> Result<Judged, Refusal> {
+        let lines = self.eligible(terms);
+        let asked = self.asked(terms, &lines);
+        check_rules(terms, &asked)?;
+        let eligible = asked.eligible;
+        let fees = match terms.worth {
+            Worth::Off { on: Pays::Shipping, .. } => self.fees_of(&lines),
+            _ => Vec::new(),
+        };
+        let gifts = match &terms.worth {
+            Worth::Gift(gift) => self.gifts(terms, gift, &lines)?,
+            _ => Vec::new(),
+        };
+        Ok(Judged { lines, eligible, fees, gifts })
     }
 
     /// What the coupon would do with its threshold reached, if that is all it lacks.
@@ -198,15 +225,14 @@ impl<'a> Cart<'a> {
         let by = refusal.short_by?;
         let terms = &*coupon.terms;
         let (threshold, _) = terms.shape.min?;
-        let lines = self.eligible(terms);
         let save = match &terms.worth {
             Worth::Off { on: Pays::Goods, rate, cap } => Worth::off(*rate, *cap, threshold),
             Worth::Off { on: Pays::Shipping, rate, cap } => {
-                let fees = self.fees_of(&lines);
+                let fees = self.fees_of(&self.eligible(terms));
                 Worth::off(*rate, *cap, fees.iter().map(|fee| self.fees[usize::from(*fee)].1).sum())
             }
             Worth::OwnAmount => terms.currency.minor(coupon.amount?).ok()?.min(threshold),
-            Worth::Gift(gift) => gift.value? * Minor::from(gift.quantity.min(gift.max_gifts)),
+            Worth::Gift(gift) => gifts_worth(&self.gifts(terms, gift, &self.eligible(terms)).ok()?),
         };
         (save > 0).then(|| Short { template: coupon.template_id, by, save, detail: refusal.detail.clone() })
     }
@@ -237,12 +263,8 @@ impl<'a> Cart<'a> {
     /// The lines of the issuer's that count, by index.
     fn eligible(&self, terms: &Terms) -> Vec<u16> {
         let counts = |line: &Line| {
-            let own = match terms.issuer {
-                Issuer::Platform => true,
-                Issuer::Merchant => line.merchant_id == terms.issuer_id,
-                Issuer::Streamer => line.streamer_id.as_deref() == Some(&terms.issuer_id),
-            };
-            own && terms.shape.scope.as_ref().is_none_or(|scope| scope.holds(line))
+            terms.is_own(line)
+                && terms.shape.scope.as_ref().is_none_or(|scope| scope.holds(line))
                 && !terms.shape.ignored.iter().any(|ignored| ignored.holds(line))
         };
         (0..self.lines.len() as u16).filter(|&at| counts(self.lines[usize::from(at)])).collect()
@@ -255,6 +277,7 @@ impl<'a> Cart<'a> {
             zone: terms.timezone,
             shape: &terms.shape,
             issuer_id: &terms.issuer_id,
+            terms,
             eligible: lines.iter().map(|at| self.amounts[usize::from(*at)]).sum(),
             has_lines: !lines.is_empty(),
             may_shrink: self.case.settings.threshold_basis == ThresholdBasis::Remaining,
@@ -279,26 +302,6 @@ impl<'a> Cart<'a> {
             (_, Issuer::Streamer) => Class::Streamer,
             (_, Issuer::Platform) if terms.special => Class::Special,
             (_, Issuer::Platform) => Class::Platform,
-        }
-    }
-
-    fn effect(&self, coupon: &Coupon, lines: &[u16]) -> Result<(Effect, Vec<GiftLine>), Refusal> {
-        let terms = &*coupon.terms;
-        let goods = |rate, cap| Ok((Effect::Goods { rate, cap }, Vec::new()));
-        match &terms.worth {
-            Worth::Off { on: Pays::Goods, rate, cap } => goods(*rate, *cap),
-            Worth::Off { on: Pays::Shipping, rate, cap } => {
-                Ok((Effect::Shipping { rate: *rate, cap: *cap }, Vec::new()))
-            }
-            Worth::OwnAmount => {
-                let amount = coupon.amount.and_then(|amount| terms.currency.minor(amount).ok());
-                goods(RATE_ONE, amount.unwrap_or(0))
-            }
-            Worth::Gift(gift) => {
-                let gifts = self.gifts(terms, gift, lines)?;
-                let value = gifts.iter().map(|line| line.value * Minor::from(line.quantity)).sum();
-                Ok((Effect::Gift { value, unvalued: value == 0 }, gifts))
-            }
         }
     }
 
@@ -339,16 +342,52 @@ impl<'a> Cart<'a> {
             let refusal = Refusal::new(Reason::GiftCondition, format!("buy {} of what it asks for", gift.buy_quantity));
             return Err(if more > 0 { refusal.missing("quantity", more.into()) } else { refusal });
         }
+        if gift.value == Some(0) {
+            return Err(Refusal::new(Reason::NoBenefit, "its gift is worth nothing"));
+        }
         Ok(gifts)
     }
 }
 
-/// The first rule that does not hold. A refusal for want of a threshold makes a hint only if nothing
-/// else stands in the way.
+fn effect(coupon: &Coupon, gifts: &[GiftLine]) -> Effect {
+    let terms = &*coupon.terms;
+    match terms.worth {
+        Worth::Off { on: Pays::Goods, rate, cap } => Effect::Goods { rate, cap },
+        Worth::Off { on: Pays::Shipping, rate, cap } => Effect::Shipping { rate, cap },
+        Worth::OwnAmount => {
+            let amount = coupon.amount.and_then(|amount| terms.currency.minor(amount).ok());
+            Effect::Goods { rate: RATE_ONE, cap: amount.unwrap_or(0) }
+        }
+        Worth::Gift(_) => {
+            let value = gifts_worth(gifts);
+            Effect::Gift { value, unvalued: value == 0 }
+        }
+    }
+}
+
+/// What the gifts of one coupon count for: no more than an order may come to, so that the gifts of
+/// all coupons together cannot leave the range of amounts.
+fn gifts_worth(gifts: &[GiftLine]) -> Minor {
+    let worth = |line: &GiftLine| line.value.saturating_mul(line.quantity.into());
+    gifts.iter().map(worth).fold(0, Minor::saturating_add).min(TOTAL_MAX)
+}
+
+/// The first rule that does not hold; of thresholds that are not reached, the highest. It makes a hint
+/// only if nothing but thresholds stands in the way.
 fn check_rules(terms: &Terms, asked: &Asked) -> Result<(), Refusal> {
     let mut failed = terms.rules.iter().filter_map(|rule| rule.check(asked).err());
     let Some(mut first) = failed.next() else { return Ok(()) };
-    if first.short_by.is_some() && failed.any(|other| other.short_by.is_none()) {
+    if first.short_by.is_none() {
+        return Err(first);
+    }
+    let mut is_more_missing = false;
+    for other in failed {
+        is_more_missing |= other.short_by.is_none();
+        if other.short_by > first.short_by {
+            first = other;
+        }
+    }
+    if is_more_missing {
         first.short_by = None;
     }
     Err(first)

@@ -42,8 +42,6 @@ pub enum State {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct User {
     pub facts: Facts,
-    /// Whether this is the user's first order. Unknown satisfies no condition.
-    pub first_order: Option<bool>,
 }
 
 /// Everything but the coupons that a price depends on.

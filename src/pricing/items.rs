@@ -1,5 +1,7 @@
 //! A set of items, named by item, category or merchant.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::order::{Line, Order};
@@ -9,9 +11,17 @@ use crate::limits::{ID_MAX, ITEM_SET_MAX};
 /// A line is within it if its item, one of its categories or its merchant is listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ItemSet {
-    pub items: Vec<String>,
-    pub categories: Vec<String>,
-    pub merchants: Vec<String>,
+    items: Ids,
+    categories: Ids,
+    merchants: Ids,
+}
+
+/// Ids as they were listed, found by halving: sets are long, and every line is looked up in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ids {
+    listed: Vec<String>,
+    /// Places in `listed`, in the order of the ids.
+    sorted: Vec<u16>,
 }
 
 /// Names that a sentence lists before it says "and more".
@@ -23,9 +33,9 @@ impl ItemSet {
     /// Reads `item_ids`, `category_ids` and `merchant_ids`; at least one id must be listed.
     pub fn read(object: &mut Object, wrong: &mut Complaints) -> ItemSet {
         let set = ItemSet {
-            items: object.words("item_ids", ITEM_SET_MAX, ID_MAX, wrong),
-            categories: object.words("category_ids", ITEM_SET_MAX, ID_MAX, wrong),
-            merchants: object.words("merchant_ids", ITEM_SET_MAX, ID_MAX, wrong),
+            items: Ids::new(object.words("item_ids", ITEM_SET_MAX, ID_MAX, wrong)),
+            categories: Ids::new(object.words("category_ids", ITEM_SET_MAX, ID_MAX, wrong)),
+            merchants: Ids::new(object.words("merchant_ids", ITEM_SET_MAX, ID_MAX, wrong)),
         };
         set.demand_some(object, "item_ids, category_ids or merchant_ids must list at least one id", wrong);
         set
@@ -34,9 +44,9 @@ impl ItemSet {
     /// Reads `required_item_ids` and `required_category_ids`.
     pub fn read_required(object: &mut Object, wrong: &mut Complaints) -> ItemSet {
         let set = ItemSet {
-            items: object.words("required_item_ids", ITEM_SET_MAX, ID_MAX, wrong),
-            categories: object.words("required_category_ids", ITEM_SET_MAX, ID_MAX, wrong),
-            merchants: Vec::new(),
+            items: Ids::new(object.words("required_item_ids", ITEM_SET_MAX, ID_MAX, wrong)),
+            categories: Ids::new(object.words("required_category_ids", ITEM_SET_MAX, ID_MAX, wrong)),
+            merchants: Ids::default(),
         };
         set.demand_some(object, "required_item_ids or required_category_ids must list at least one id", wrong);
         set
@@ -50,31 +60,36 @@ impl ItemSet {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.categories.is_empty() && self.merchants.is_empty()
+        self.len() == 0
+    }
+
+    /// Ids in all.
+    pub fn len(&self) -> usize {
+        self.items.listed.len() + self.categories.listed.len() + self.merchants.listed.len()
     }
 
     pub fn holds(&self, line: &Line) -> bool {
-        self.items.contains(&line.item_id)
-            || self.merchants.contains(&line.merchant_id)
-            || line.category_ids.iter().any(|category| self.categories.contains(category))
+        self.items.holds(&line.item_id)
+            || self.merchants.holds(&line.merchant_id)
+            || line.category_ids.iter().any(|category| self.categories.holds(category))
     }
 
     /// What of this set no line of the order has.
     pub fn absent(&self, order: &Order) -> ItemSet {
-        let missing = |ids: &[String], has: &dyn Fn(&Line, &String) -> bool| -> Vec<String> {
-            ids.iter().filter(|id| !order.lines.iter().any(|line| has(line, id))).cloned().collect()
-        };
+        let lines = || order.lines.iter();
         ItemSet {
-            items: missing(&self.items, &|line, id| line.item_id == *id),
-            categories: missing(&self.categories, &|line, id| line.category_ids.contains(id)),
-            merchants: missing(&self.merchants, &|line, id| line.merchant_id == *id),
+            items: self.items.without(lines().map(|line| &*line.item_id).collect()),
+            categories: self
+                .categories
+                .without(lines().flat_map(|line| line.category_ids.iter().map(String::as_str)).collect()),
+            merchants: self.merchants.without(lines().map(|line| &*line.merchant_id).collect()),
         }
     }
 
     /// "cat-roast-duck", "d-1 or d-2", "d-1, d-2, d-3 and more".
     pub fn names(&self) -> String {
-        let all: Vec<&str> =
-            self.categories.iter().chain(&self.items).chain(&self.merchants).map(String::as_str).collect();
+        let lists = [&self.categories, &self.items, &self.merchants];
+        let all: Vec<&str> = lists.iter().flat_map(|ids| ids.listed.iter().map(String::as_str)).collect();
         match all.as_slice() {
             [front @ .., last] if !front.is_empty() && all.len() <= NAMED_MAX => {
                 format!("{} or {last}", front.join(", "))
@@ -88,8 +103,27 @@ impl ItemSet {
     pub fn to_members(&self) -> Vec<(&'static str, Value)> {
         [("item_ids", &self.items), ("category_ids", &self.categories), ("merchant_ids", &self.merchants)]
             .into_iter()
-            .filter(|(_, ids)| !ids.is_empty())
-            .map(|(name, ids)| (name, json!(ids)))
+            .filter(|(_, ids)| !ids.listed.is_empty())
+            .map(|(name, ids)| (name, json!(ids.listed)))
             .collect()
+    }
+}
+
+// === impl Ids ===
+
+impl Ids {
+    /// At most [`ITEM_SET_MAX`] ids.
+    fn new(listed: Vec<String>) -> Self {
+        let mut sorted: Vec<u16> = (0..listed.len() as u16).collect();
+        sorted.sort_by(|a, b| listed[usize::from(*a)].cmp(&listed[usize::from(*b)]));
+        Ids { listed, sorted }
+    }
+
+    fn holds(&self, id: &str) -> bool {
+        self.sorted.binary_search_by(|at| self.listed[usize::from(*at)].as_str().cmp(id)).is_ok()
+    }
+
+    fn without(&self, known: HashSet<&str>) -> Ids {
+        Ids::new(self.listed.iter().filter(|id| !known.contains(id.as_str())).cloned().collect())
     }
 }

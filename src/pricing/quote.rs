@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::coupon::Coupon;
-use super::money::Currency;
+use super::money::{Currency, TOTAL_MAX};
 use super::reason::Refusal;
 use crate::domain::ids::TemplateId;
 
@@ -110,9 +110,13 @@ impl Priced {
     /// whose gifts no value is stated. Those come last because nothing is known of them, but before
     /// "fewer coupons": a free drink is a benefit.
     pub fn worth(&self) -> (Decimal, usize) {
-        let value = |gift: &Gift| gift.value * Decimal::from(gift.quantity);
         let of_coupon = |index: usize| self.gifts.iter().filter(move |gift| gift.coupon == index);
-        let total = self.discount_total + self.gifts.iter().map(value).sum::<Decimal>();
+        // Of one coupon no more than an order may come to, as in the search.
+        let most = self.currency.decimal(TOTAL_MAX);
+        let value = |applied: &Applied| {
+            of_coupon(applied.coupon).map(|gift| gift.value * Decimal::from(gift.quantity)).sum::<Decimal>().min(most)
+        };
+        let total = self.discount_total + self.coupons.iter().map(value).sum::<Decimal>();
         let is_unvalued = |applied: &&Applied| {
             of_coupon(applied.coupon).next().is_some() && of_coupon(applied.coupon).all(|gift| gift.value.is_zero())
         };

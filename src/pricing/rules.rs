@@ -26,6 +26,7 @@ use super::items::ItemSet;
 use super::money::{Currency, Minor};
 use super::order::Order;
 use super::reason::{Reason, Refusal};
+use super::terms::Terms;
 use crate::domain::fields::{Complaints, Object};
 use crate::domain::template::Kind;
 
@@ -72,6 +73,8 @@ pub struct Asked<'a> {
     pub shape: &'a Shape,
     /// The merchant or streamer; empty for the platform.
     pub issuer_id: &'a str,
+    /// The coupon's.
+    pub terms: &'a Terms,
     /// What the coupon's eligible lines come to, before any coupon.
     pub eligible: Minor,
     /// Whether any line is eligible.
@@ -184,8 +187,13 @@ impl Shape {
         }
     }
 
-    /// Where a threshold counts, as a sentence names it: the scope, or the issuer; empty for everywhere.
+    /// Where a threshold counts, as a sentence names it: the scope, the issuer, the scope of the issuer;
+    /// empty for everywhere.
     pub fn place(&self, issuer_id: &str) -> String {
-        self.scope.as_ref().map_or_else(|| issuer_id.to_owned(), ItemSet::names)
+        match &self.scope {
+            None => issuer_id.to_owned(),
+            Some(scope) if issuer_id.is_empty() => scope.names(),
+            Some(scope) => format!("{} of {issuer_id}", scope.names()),
+        }
     }
 }

@@ -31,7 +31,9 @@ pub(super) struct Search<'t, 'r, 'a> {
     table: &'t Table<'r, 'a>,
     pub found: Found,
     pub nodes: u64,
-    nodes_max: u64,
+    /// Work so far and at most: coupons looked at, and lines, several of which weigh as much as one.
+    looks: u64,
+    looks_max: u64,
     /// The budget ended the search: what was found may not be the best.
     pub is_cut: bool,
 }
@@ -50,6 +52,11 @@ struct Node {
     /// Coupons in all, at most: what the chosen ones bear.
     company_max: usize,
 }
+
+/// Coupons that one node of the budget may look at: a node among many coupons counts as several.
+const LOOKS_PER_NODE: u64 = 64;
+/// Lines that weigh as much as a coupon.
+const LINES_PER_LOOK: u64 = 8;
 
 /// Kinds and numbers that scenarios are split by: at most 27 times 8 of them.
 const KINDS_SPLIT_MAX: usize = 3;
@@ -75,11 +82,13 @@ impl Found {
 
 impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
     pub fn new(table: &'t Table<'r, 'a>, nodes_max: u64) -> Self {
-        Search { table, found: Found::default(), nodes: 0, nodes_max, is_cut: false }
+        let looks_max = nodes_max.saturating_mul(LOOKS_PER_NODE);
+        Search { table, found: Found::default(), nodes: 0, looks: 0, looks_max, is_cut: false }
     }
 
-    /// Searches all legal sets. Coupons that must be alone are searched by themselves, so that they
-    /// do not loosen the bounds of the others.
+    /// Searches all legal sets. Coupons that must be alone are tried by themselves first, so that they
+    /// neither loosen the bounds of the others nor use up the budget; those that shipping coupons may
+    /// join are searched with these at last.
     pub fn run(&mut self, cart: &Cart) {
         let table = self.table;
         let mut alone: Positions = SmallVec::from_elem(0, table.words);
@@ -91,48 +100,67 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
                 unset(&mut beside_alone, at);
             }
         }
+        let empty = Node::root(cart, SmallVec::from_elem(u64::MAX, table.words));
+        let mut joinable = Vec::new();
         for (at, entry) in table.coupons.iter().enumerate() {
             let Some(scope) = entry.ready.alone() else { continue };
             if entry.twin.is_some() {
                 continue;
             }
-            if self.is_cut {
-                return;
+            if let Some(child) = self.child(&empty, at, 0) {
+                self.found.offer(table, child.score, &[at]);
             }
-            let mut blocked = match scope {
-                AloneScope::All => SmallVec::from_elem(u64::MAX, table.words),
-                AloneScope::Goods => beside_alone.clone(),
-            };
-            unset(&mut blocked, at);
-            self.visit(&Node::root(cart, blocked), &mut Vec::new());
+            if scope == AloneScope::Goods && beside_alone.iter().any(|word| *word != u64::MAX) {
+                joinable.push(at);
+            }
         }
         let mut roots: Vec<(Score, Node)> = scenarios(table, &alone)
             .into_iter()
             .map(|(blocked, company_max)| {
                 let root = Node { company_max, ..Node::root(cart, blocked) };
+                self.looks += self.cost(&root);
                 (Outlook::of(table, &root.walk, &root.open(0)).most, root)
             })
             .collect();
         // The most promising first: what it finds closes the others sooner.
         roots.sort_by_key(|(most, _)| std::cmp::Reverse(*most));
         for (_, root) in &roots {
-            if !self.is_cut {
-                self.visit(root, &mut Vec::new());
-            }
+            self.visit(root, &mut Vec::new());
+        }
+        for at in joinable {
+            let mut blocked = beside_alone.clone();
+            unset(&mut blocked, at);
+            self.visit(&Node::root(cart, blocked), &mut Vec::new());
         }
     }
 
+    /// What it takes to bound a node, in coupons looked at.
+    fn cost(&self, node: &Node) -> u64 {
+        let blocked: u32 = node.blocked.iter().map(|word| word.count_ones()).sum();
+        let open = (self.table.words as u64 * 64).saturating_sub(blocked.into()).min(self.table.coupons.len() as u64);
+        open + self.table.scope_lines / LINES_PER_LOOK + self.step()
+    }
+
+    /// What it takes to add a coupon.
+    fn step(&self) -> u64 {
+        1 + self.table.order_lines / LINES_PER_LOOK
+    }
+
     fn visit(&mut self, node: &Node, chosen: &mut Vec<usize>) {
-        self.nodes += 1;
-        if self.nodes > self.nodes_max {
+        if self.looks > self.looks_max {
             self.is_cut = true;
+        }
+        if self.is_cut {
             return;
         }
+        self.nodes += 1;
+        self.looks += self.cost(node);
         for (most, at) in self.options(node, chosen) {
             if node.score + most < self.found.score {
                 // The options after it promise less still.
                 return;
             }
+            self.looks += self.step();
             let Some(child) = self.child(node, at, chosen.len()) else { continue };
             chosen.push(at);
             self.found.offer(self.table, child.score, chosen);

@@ -26,6 +26,9 @@ pub(super) struct Table<'r, 'a> {
     pub clashes: Vec<SmallVec<[u64; 8]>>,
     /// Words of a set of coupons.
     pub words: usize,
+    /// Lines in all scopes together, and in any of them: what bounds and steps take grows with these.
+    pub scope_lines: u64,
+    pub order_lines: u64,
 }
 
 pub(super) struct Entry<'r, 'a> {
@@ -97,7 +100,9 @@ impl<'r, 'a> Table<'r, 'a> {
             lines.collect::<BTreeSet<u16>>().into_iter().collect()
         };
         let homes = classes.iter().map(home).collect();
-        Table { coupons: entries, classes, scopes, homes, clashes: all_clashes, words }
+        let scope_lines = scopes.iter().map(|lines| lines.len() as u64).sum();
+        let order_lines = scopes.iter().filter_map(|lines| lines.last()).max().map_or(0, |last| u64::from(*last) + 1);
+        Table { coupons: entries, classes, scopes, homes, clashes: all_clashes, words, scope_lines, order_lines }
     }
 
     /// What a coupon adds at most, chosen now or later: what it adds at the present state.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::kinds::{self, Worth};
 use super::money::Currency;
+use super::order::Line;
 use super::rules::{self, Reading, Rule, Shape};
 use super::settings::Settings;
 use crate::domain::fields::{Complaints, FieldError, Object};
@@ -29,6 +30,7 @@ pub struct Terms {
     pub(super) rules: Vec<Box<dyn Rule>>,
     /// The kind's place in the order of computing within a class.
     pub(super) priority: i32,
+    ids: usize,
 }
 
 /// Something that is allowed and probably not meant.
@@ -75,6 +77,20 @@ impl Terms {
         std::mem::take(wrong).or(terms)
     }
 
+    /// Ids that its rules list: looking every line up in them takes time.
+    pub fn ids(&self) -> usize {
+        self.ids
+    }
+
+    /// Whether the issuer sells the line, or shows it: discounts fall on no other.
+    pub(super) fn is_own(&self, line: &Line) -> bool {
+        match self.issuer {
+            Issuer::Platform => true,
+            Issuer::Merchant => line.merchant_id == self.issuer_id,
+            Issuer::Streamer => line.streamer_id.as_deref() == Some(&self.issuer_id),
+        }
+    }
+
     /// As a shopper would say it: "20.00 off".
     pub fn explain(&self) -> String {
         kinds::of(self.kind).map(|kind| kind.explain(&self.worth, self.currency)).unwrap_or_default()
@@ -104,6 +120,7 @@ fn read(definition: &Definition, settings: &Settings, wrong: &mut Complaints) ->
         shape,
         rules,
         priority: kind.priority(),
+        ids: count_ids(&definition.usage_rules),
     })
 }
 
@@ -140,6 +157,15 @@ fn read_rules(definition: &Definition, currency: Currency, wrong: &mut Complaint
     let rules: Vec<Box<dyn Rule>> = placed.into_iter().map(|(_, _, rule)| rule).collect();
     rules.iter().for_each(|rule| rule.lay_down(&mut shape));
     (rules, shape)
+}
+
+fn count_ids(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(count_ids).sum(),
+        Value::Object(members) => members.values().map(count_ids).sum(),
+        Value::String(_) => 1,
+        _ => 0,
+    }
 }
 
 fn warnings(definition: &Definition, terms: &Terms) -> Vec<Warning> {

@@ -5,6 +5,7 @@ mod creation;
 mod examples;
 mod orders;
 mod properties;
+mod reference;
 mod search;
 
 use std::sync::Arc;

@@ -68,7 +68,7 @@ impl QuoteRequest {
     pub fn of_shopper(body: &Value, clock: Millis, asker: &Asker<'_>) -> Result<QuoteRequest, Vec<FieldError>> {
         let wrong = &mut Complaints::default();
         let mut object = Object::body(body, wrong);
-        let user = User { facts: asker.facts.clone(), first_order: None };
+        let user = User { facts: asker.facts.clone() };
         let order = read_order(&mut object, wrong, |order| {
             fill(order, clock);
             default(order, "user_id", asker.id.as_str());
@@ -178,7 +178,7 @@ fn read_facts(object: &mut Object<'_>, wrong: &mut Complaints) -> User {
     if known.is_none() {
         wrong.add("facts", "length", format!("level and tags must have at most {FACT_WORD_MAX} bytes each"));
     }
-    User { facts: known.unwrap_or_default(), first_order }
+    User { facts: Facts { first_order, ..known.unwrap_or_default() } }
 }
 
 /// The elements of a list with their paths.

@@ -3,6 +3,7 @@
 use super::{Asked, Reading, Rule, RuleType, Shape};
 use crate::domain::fields::Complaints;
 use crate::pricing::items::ItemSet;
+use crate::pricing::order::Line;
 use crate::pricing::reason::{Reason, Refusal};
 
 pub struct ExcludedItems;
@@ -40,10 +41,10 @@ impl Rule for Excluded {
     }
 
     fn check(&self, asked: &Asked) -> Result<(), Refusal> {
-        let is_there = asked.order.lines.iter().any(|line| self.set.holds(line));
         // Ignored lines refuse the coupon only where they are all that it could have fallen on.
-        let stands_in_the_way = if self.ignore { !asked.has_lines && asked.shape.scope.is_none() } else { true };
-        if is_there && stands_in_the_way {
+        let stands_in_the_way = !self.ignore || (!asked.has_lines && asked.shape.scope.is_none());
+        let counts = |line: &Line| (!self.ignore || asked.terms.is_own(line)) && self.set.holds(line);
+        if stands_in_the_way && asked.order.lines.iter().any(counts) {
             return Err(Refusal::new(Reason::ExcludedItems, format!("not for orders with {}", self.set.names())));
         }
         Ok(())

@@ -33,7 +33,8 @@ impl Rule for Scope {
         if asked.has_lines {
             return Ok(());
         }
-        let refusal = Refusal::new(Reason::ScopeEmpty, format!("add something of {}", self.0.names()));
+        let refusal =
+            Refusal::new(Reason::ScopeEmpty, format!("add something of {}", asked.shape.place(asked.issuer_id)));
         Err(self.0.to_members().into_iter().fold(refusal, |refusal, (name, ids)| refusal.missing(name, ids)))
     }
 }

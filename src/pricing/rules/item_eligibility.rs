@@ -47,23 +47,23 @@ impl Rule for Has {
 
     fn check(&self, asked: &Asked) -> Result<(), Refusal> {
         let lines = &asked.order.lines;
-        let names = self.set.names();
-        let (holds, detail, missing) = match self.logic {
-            Logic::Any => {
-                (lines.iter().any(|line| self.set.holds(line)), format!("add one of {names}"), self.set.clone())
-            }
-            Logic::All => {
-                let absent = self.set.absent(asked.order);
-                (absent.is_empty(), format!("add {}", absent.names().replace(" or ", " and ")), absent)
-            }
-            Logic::Only => {
-                let holds = lines.iter().all(|line| self.set.holds(line));
-                (holds, format!("only for orders of nothing but {names}"), ItemSet::default())
-            }
+        let absent = match self.logic {
+            Logic::All => self.set.absent(asked.order),
+            _ => ItemSet::default(),
+        };
+        let holds = match self.logic {
+            Logic::Any => lines.iter().any(|line| self.set.holds(line)),
+            Logic::All => absent.is_empty(),
+            Logic::Only => lines.iter().all(|line| self.set.holds(line)),
         };
         if holds {
             return Ok(());
         }
+        let (detail, missing) = match self.logic {
+            Logic::Any => (format!("add one of {}", self.set.names()), &self.set),
+            Logic::All => (format!("add {}", absent.names().replace(" or ", " and ")), &absent),
+            Logic::Only => (format!("only for orders of nothing but {}", self.set.names()), &absent),
+        };
         let refusal = Refusal::new(Reason::ItemEligibility, detail);
         Err(missing.to_members().into_iter().fold(refusal, |refusal, (name, ids)| refusal.missing(name, ids)))
     }

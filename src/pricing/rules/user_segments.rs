@@ -52,7 +52,13 @@ impl Rule for Segment {
         };
         self.audience.check(&asked.user.facts, None, asked.order.placed_at).map_err(refused)?;
         match self.first_order {
-            Some(wanted) if asked.user.first_order != Some(wanted) => Err(refused("first_order")),
+            Some(wanted) if asked.user.facts.first_order != Some(wanted) => {
+                let mut refusal = refused("first_order");
+                if asked.user.facts.first_order.is_none() {
+                    refusal.detail = "it is not known whether this is the user's first order".into();
+                }
+                Err(refusal)
+            }
             _ => Ok(()),
         }
     }

@@ -17,10 +17,29 @@ pub struct Size {
     pub lines: (u64, u64),
     pub merchants: u64,
     pub coupons: usize,
-    /// The highest price, in hundredths.
+    /// The highest price, in minor units.
     pub price_max: u64,
     /// One in so many coupons allows stacking; 0: none says anything of stacking.
     pub stacking: u64,
+    /// With what is rare in shops: kinds excluded by any coupon, gifts of every sort, fractions of percents.
+    pub wild: bool,
+    /// CNY, JPY or KWD: amounts are as many minor units in each.
+    pub currency: &'static str,
+}
+
+impl Size {
+    fn money(&self, minor: u64) -> Decimal {
+        let scale = match self.currency {
+            "JPY" => 0,
+            "KWD" => 3,
+            _ => 2,
+        };
+        Decimal::new(minor as i64, scale)
+    }
+
+    fn amount(&self, minor: u64) -> String {
+        self.money(minor).to_string()
+    }
 }
 
 const CATEGORIES: u64 = 6;
@@ -50,10 +69,6 @@ impl Dice {
     }
 }
 
-fn yuan(cents: u64) -> String {
-    Decimal::new(cents as i64, 2).to_string()
-}
-
 pub fn order(dice: &mut Dice, size: &Size) -> Order {
     let merchants = 1 + dice.below(size.merchants);
     let lines: Vec<Value> = (0..size.lines.0 + dice.below(size.lines.1 - size.lines.0 + 1))
@@ -65,18 +80,18 @@ pub fn order(dice: &mut Dice, size: &Size) -> Order {
             json!({
                 "line_id": at.to_string(), "item_id": format!("d-{}", dice.below(12)), "category_ids": categories,
                 "merchant_id": format!("m-{merchant}"), "streamer_id": streamer,
-                "unit_price": yuan(dice.below(size.price_max)), "quantity": 1 + dice.below(3),
+                "unit_price": size.amount(dice.below(size.price_max)), "quantity": 1 + dice.below(3),
             })
         })
         .collect();
     let sells = |merchant: u64| lines.iter().any(|line| line["merchant_id"] == format!("m-{merchant}"));
     let fees: Vec<Value> = (0..merchants)
         .filter(|merchant| sells(*merchant))
-        .map(|merchant| json!({"merchant_id": format!("m-{merchant}"), "fee": yuan(dice.below(1_200))}))
+        .map(|merchant| json!({"merchant_id": format!("m-{merchant}"), "fee": size.amount(dice.below(1_200))}))
         .collect();
     let body = json!({
         "order_id": "o", "user_id": "u", "channel": "app", "placed_at": "2026-06-18T12:00:00+08:00",
-        "currency": "CNY", "shipping": fees, "lines": lines,
+        "currency": size.currency, "shipping": fees, "lines": lines,
     });
     Order::parse(&body, "order").expect("a sound order")
 }
@@ -96,7 +111,7 @@ pub fn coupons(dice: &mut Dice, size: &Size) -> Vec<Coupon> {
                 state: State::Unused,
                 valid_from: NOON - DAY,
                 expires: NOON + DAY * (1 + dice.below(3) as Millis),
-                amount: (terms.kind.word() == "red_packet").then(|| Decimal::new(1 + dice.below(300) as i64, 2)),
+                amount: (terms.kind.word() == "red_packet").then(|| size.money(1 + dice.below(300))),
             });
         }
     }
@@ -107,6 +122,7 @@ pub fn coupons(dice: &mut Dice, size: &Size) -> Vec<Coupon> {
 
 fn terms(dice: &mut Dice, size: &Size) -> Terms {
     let scale = size.price_max;
+    let yuan = |minor: u64| size.amount(minor);
     let amount = 1 + dice.below(scale / 2);
     let kinds = [
         "cash_voucher",
@@ -132,10 +148,27 @@ fn terms(dice: &mut Dice, size: &Size) -> Terms {
             rule("MINIMUM_SPEND", json!({"amount": yuan(amount * 5 / 4 + 1 + dice.below(scale))}));
             json!({"amount": yuan(amount)})
         }
+        "percentage_discount" if size.wild && dice.one_in(2) => {
+            let percentage = Decimal::new(10_000 + dice.below(700_000) as i64, 4).to_string();
+            json!({"percentage": percentage, "max_off": yuan(1 + dice.below(scale))})
+        }
         "percentage_discount" => {
             json!({"percentage": 1 + dice.below(60), "max_off": yuan(1 + dice.below(scale))})
         }
         "shipping" => json!({"amount": yuan(1 + dice.below(1_500))}),
+        "free_item" if size.wild && dice.one_in(2) => {
+            let item = format!("d-{}", dice.below(12));
+            let category = format!("c-{}", dice.below(CATEGORIES));
+            let required = json!({"required_item_ids": [item], "required_category_ids": [category]});
+            rule("CONDITIONAL_GIFT_ITEM", required);
+            let most = 1 + dice.below(6);
+            let buy = 1 + dice.below(3);
+            if dice.one_in(2) {
+                json!({"same_as_bought": true, "buy_quantity": buy, "max_gifts": most})
+            } else {
+                json!({"gift_item_id": "g", "gift_value": yuan(dice.below(300)), "buy_quantity": buy, "max_gifts": most})
+            }
+        }
         "free_item" => {
             rule("SPEND_FOR_GIFT", json!({"amount": yuan(1 + dice.below(scale))}));
             if dice.one_in(2) {
@@ -146,7 +179,18 @@ fn terms(dice: &mut Dice, size: &Size) -> Terms {
         }
         _ => json!({}),
     };
-    if dice.one_in(2) && kind != "free_item" {
+    if size.wild && dice.one_in(3) {
+        let scope = match dice.below(3) {
+            0 => {
+                json!({"item_ids": (0..4).map(|_| format!("d-{}", dice.below(12))).collect::<std::collections::BTreeSet<_>>()})
+            }
+            1 => json!({"merchant_ids": [format!("m-{}", dice.below(size.merchants))]}),
+            _ => {
+                json!({"category_ids": [format!("c-{}", dice.below(CATEGORIES))], "item_ids": [format!("d-{}", dice.below(12))]})
+            }
+        };
+        rule("ITEM_DISCOUNT_SCOPE", scope);
+    } else if dice.one_in(2) && kind != "free_item" {
         rule("ITEM_DISCOUNT_SCOPE", json!({"category_ids": [format!("c-{}", dice.below(CATEGORIES))]}));
     }
     if dice.one_in(8) {
@@ -160,7 +204,7 @@ fn terms(dice: &mut Dice, size: &Size) -> Terms {
         rule("MINIMUM_SPEND", json!({"amount": yuan(from), "max_amount": yuan(from + scale * 4)}));
     }
     if dice.one_in(size.stacking) {
-        rule("STACKABILITY", stacking(dice));
+        rule("STACKABILITY", if size.wild { wild_stacking(dice) } else { stacking(dice) });
     }
     let issuer = match dice.below(8) {
         0..=3 => json!({"issuer": "merchant", "issuer_id": format!("m-{}", dice.below(size.merchants))}),
@@ -169,7 +213,7 @@ fn terms(dice: &mut Dice, size: &Size) -> Terms {
         _ => json!({}),
     };
     let mut body = json!({
-        "name": "coupon", "kind": kind, "value": value, "usage_rules": rules, "stock": {"total": 5},
+        "name": "coupon", "kind": kind, "value": value, "usage_rules": rules, "stock": {"total": 5}, "currency": size.currency,
         "claim_window": {"starts_at": "2026-06-18T00:00:00+08:00", "ends_at": "2026-06-19T00:00:00+08:00"},
         "validity": {"type": "relative", "days": 7},
     });
@@ -188,4 +232,22 @@ fn stacking(dice: &mut Dice) -> Value {
         6 => json!({"exclude_coupon_types": ["PERCENTAGE_DISCOUNT"]}),
         _ => json!({"allow_stacking": true, "max_stacked": dice.below(4)}),
     }
+}
+
+/// Exclusions of every kind, beside stacking too, and numbers of every size, without stacking too.
+fn wild_stacking(dice: &mut Dice) -> Value {
+    let kinds = ["cash_voucher", "full_reduction", "percentage_discount", "shipping", "free_item", "red_packet"];
+    let mut params = match dice.below(6) {
+        0 => json!({"allow_stacking": false}),
+        1 => json!({"allow_stacking": false, "alone_scope": "goods"}),
+        2 => json!({"max_stacked": dice.below(12)}),
+        _ => json!({"allow_stacking": true}),
+    };
+    if dice.one_in(3) {
+        params["exclude_coupon_types"] = json!([kinds[dice.below(6) as usize]]);
+    }
+    if dice.one_in(4) {
+        params["max_stacked"] = dice.below(12).into();
+    }
+    params
 }

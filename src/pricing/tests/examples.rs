@@ -54,13 +54,13 @@ fn new_users_take_10_off_68() {
     let settings = Settings::default();
     let mut user = User::default();
     user.facts.registered_at = Some(noon() - 86_400_000);
-    user.first_order = Some(true);
+    user.facts.first_order = Some(true);
     let case = Case { order: &order, user: &user, now: noon(), settings: &settings };
     assert_eq!(price(&case, &coupons).unwrap().payable.to_string(), "58.00");
     for (days, first_order) in [(31, Some(true)), (1, Some(false)), (1, None)] {
         let mut user = user.clone();
         user.facts.registered_at = Some(noon() - days * 86_400_000);
-        user.first_order = first_order;
+        user.facts.first_order = first_order;
         let case = Case { user: &user, ..case };
         assert_eq!(refused(price(&case, &coupons), &coupons), ["new user_segment"]);
     }
@@ -327,6 +327,16 @@ fn ties_are_decided_as_written() {
     wins(cash("z", scope.clone()), cash("a", app.clone()));
     wins(cash("z", app), cash("a", free.clone()));
     wins(cash("a", free.clone()), cash("b", free.clone()));
+    // A scope that holds the whole order changes nothing, and expiry comes first; among those that must be alone too.
+    wins(soon(cash("z", free.clone())), cash("a", scope.clone()));
+    let with = |rules: &Value, name: &str, params: Value| {
+        let mut rules = rules.clone();
+        rules.as_array_mut().unwrap().push(json!({"rule_type": name, "params": params}));
+        rules
+    };
+    let alone = |rules: &Value| with(rules, "STACKABILITY", json!({"allow_stacking": false}));
+    wins(soon(cash("z", alone(&free))), cash("a", alone(&scope)));
+    wins(soon(cash("z", alone(&scope))), cash("a", alone(&free)));
     // Fewer coupons come before all of these, and more money before that.
     let five = |code: &str, more: Value| soon(off(code, "5.00", more));
     let both = [
@@ -411,4 +421,75 @@ fn rules_of_time_place_and_company() {
             assert_eq!(result.unwrap().payable.to_string(), "20.00");
         }
     }
+}
+
+#[test]
+fn gifts_of_any_price_stay_within_the_range_of_amounts() {
+    let rules = json!([{"rule_type": "SPEND_FOR_GIFT", "params": {"amount": 1}}]);
+    let value = json!({"same_as_bought": true, "gift_quantity": 1000, "max_gifts": 1000});
+    let stack = json!({"rule_type": "STACKABILITY", "params": {"allow_stacking": true}});
+    let mut rules = rules;
+    rules.as_array_mut().unwrap().push(stack);
+    let coupons: Vec<Coupon> = (0..400)
+        .map(|at| coupon(&format!("g-{at:03}"), "free_item", value.clone(), rules.clone(), json!({})))
+        .collect();
+    let cart = order(&[("d", "c", "m", "999999999999.98", 1)], &[]);
+    let quote = best_of(&cart, &coupons, &Settings::default());
+    assert_eq!(quote.priced.coupons.len(), 400);
+    // One coupon's gifts count for an order's highest total, whatever their price and number.
+    assert_eq!(quote.priced.worth().0.to_string(), "400000000000000.00");
+    assert_eq!(
+        (quote.priced.gifts[0].quantity, quote.priced.gifts[0].value.to_string()),
+        (1000, "999999999999.98".into())
+    );
+}
+
+#[test]
+fn a_gift_that_is_said_to_be_worth_nothing_is_no_benefit() {
+    let rules = json!([{"rule_type": "SPEND_FOR_GIFT", "params": {"amount": 1}}]);
+    let gift = |value: Value| [coupon("gift", "free_item", value, rules.clone(), json!({}))];
+    let (cart, settings) = (order(&[("d", "c", "m", "10.00", 1)], &[]), Settings::default());
+    let worthless = gift(json!({"gift_item_id": "g", "gift_value": "0.00"}));
+    assert_eq!(refused(given(&cart, &worthless, &settings), &worthless), ["gift no_benefit"]);
+    let unvalued = gift(json!({"gift_item_id": "g"}));
+    assert_eq!(used(&best_of(&cart, &unvalued, &settings), &unvalued), ["gift"]);
+}
+
+#[test]
+fn of_two_thresholds_the_higher_makes_the_hint_and_only_if_nothing_else_is_missing() {
+    let rules = json!([
+        {"rule_type": "MINIMUM_SPEND", "params": {"amount": 100}},
+        {"rule_type": "SPEND_FOR_GIFT", "params": {"amount": 200}},
+    ]);
+    let settings = Settings::default();
+    let cart = order(&[("d", "c", "m", "80.00", 1)], &[]);
+    let gift = |more: Value| {
+        let mut value = json!({"gift_item_id": "g", "gift_value": "12.00"});
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        [coupon("gift", "free_item", value, rules.clone(), json!({}))]
+    };
+    let quote = best_of(&cart, &gift(json!({})), &settings);
+    assert_eq!(quote.unusable[0].refusal.missing["amount"], "120.00");
+    assert_eq!(quote.hints[0].text, "spend 120.00 more and save 12.00");
+    assert_eq!(best_of(&cart, &gift(json!({"buy_quantity": 2})), &settings).hints, []);
+}
+
+#[test]
+fn a_merchants_coupon_names_the_merchant_and_looks_at_its_own_lines() {
+    let scope = json!({"rule_type": "ITEM_DISCOUNT_SCOPE", "params": {"category_ids": ["cat-roast-duck"]}});
+    let ignore = json!({"rule_type": "EXCLUDED_ITEMS", "params": {"category_ids": ["c"], "logic": "ignore"}});
+    let least = json!({"rule_type": "MINIMUM_SPEND", "params": {"amount": 100}});
+    let of = |rules: Value| coupon("m", "cash_voucher", json!({"amount": 20}), rules, merchant("m-1"));
+    let refusal =
+        |cart: &Order, rules: Value| given(cart, &[of(rules)], &Settings::default()).unwrap_err().0.remove(0).refusal;
+    let duck = order(&[("d", "cat-roast-duck", "m-1", "80.00", 1)], &[]);
+    assert_eq!(refusal(&duck, json!([scope, least])).detail, "spend 20.00 more in cat-roast-duck of m-1");
+    assert_eq!(refusal(&duck, json!([least])).detail, "spend 20.00 more in m-1");
+    // What another merchant sells is not in the way.
+    let elsewhere = order(&[("d", "c", "m-2", "80.00", 1)], &[]);
+    assert_eq!(refusal(&elsewhere, json!([ignore])).reason, Reason::NoBenefit);
+    assert_eq!(refusal(&elsewhere, json!([ignore, scope])).reason, Reason::ScopeEmpty);
+    assert_eq!(refusal(&elsewhere, json!([ignore, scope])).detail, "add something of cat-roast-duck of m-1");
+    let own = order(&[("d", "c", "m-1", "80.00", 1)], &[]);
+    assert_eq!(refusal(&own, json!([ignore])).reason, Reason::ExcludedItems);
 }

@@ -3,6 +3,7 @@
 use rust_decimal::Decimal;
 
 use super::carts::{self, Dice, Size};
+use super::search::settings;
 use super::*;
 
 /// Enough for most of these carts; where the search is cut, only `price()` is judged.
@@ -15,10 +16,12 @@ fn size(dice: &mut Dice) -> Size {
         coupons: 1 + dice.below(40) as usize,
         price_max: [60, 900, 8_000, 100_000][dice.below(4) as usize],
         stacking: dice.below(5),
+        wild: dice.one_in(3),
+        currency: ["CNY", "CNY", "JPY", "KWD"][dice.below(4) as usize],
     }
 }
 
-fn check_price(order: &Order, priced: &Priced) {
+fn check_price(order: &Order, priced: &Priced, settings: &Settings) {
     let mut lines: std::collections::HashMap<&str, Decimal> =
         order.lines.iter().map(|line| (&*line.line_id, order.currency.decimal(line.amount()))).collect();
     let mut fees: std::collections::HashMap<&str, Decimal> =
@@ -45,22 +48,25 @@ fn check_price(order: &Order, priced: &Priced) {
     assert_eq!(total, priced.discount_total);
     assert_eq!(priced.goods_total + priced.shipping_total - total, priced.payable);
     assert_eq!(lines.values().chain(fees.values()).sum::<Decimal>(), priced.payable);
-    let least = (priced.goods_total + priced.shipping_total).min(Decimal::new(1, 2));
-    assert!(priced.payable >= least, "something is left to pay");
+    let before = priced.goods_total + priced.shipping_total;
+    let unit = if settings.allow_zero_total { Decimal::ZERO } else { order.currency.decimal(1) };
+    assert!(priced.payable >= before.min(unit), "something is left to pay");
+    assert!(total <= before * settings.max_order_discount_ratio, "no more than may be taken off");
 }
 
 #[test]
 fn prices_are_sound_whatever_the_order_of_lines_and_coupons() {
-    let (user, settings) = (User::default(), Settings::default());
+    let user = User::default();
     let mut proven = 0;
     for seed in 0..250 {
         let dice = &mut Dice::new(1_000_000 + seed);
         let size = size(dice);
+        let settings = if dice.one_in(2) { Settings::default() } else { settings(dice) };
         let mut order = carts::order(dice, &size);
         let mut coupons = carts::coupons(dice, &size);
         let case = Case { order: &order, user: &user, now: noon(), settings: &settings };
         let quote = best(&case, &coupons, BUDGET);
-        check_price(&order, &quote.priced);
+        check_price(&order, &quote.priced, &settings);
         let set: Vec<Coupon> = quote.priced.coupons.iter().map(|applied| coupons[applied.coupon].clone()).collect();
         let again = price(&case, &set).unwrap();
         assert_eq!((again.payable, again.discount_total), (quote.priced.payable, quote.priced.discount_total));

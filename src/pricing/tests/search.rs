@@ -10,7 +10,7 @@ use crate::pricing::settings::{MerchantLimit, StackingMode, ThresholdBasis};
 const CASES: u64 = 1_500;
 
 /// Settings of all sorts; the defaults most often.
-fn settings(dice: &mut Dice) -> Settings {
+pub(super) fn settings(dice: &mut Dice) -> Settings {
     let mut settings = Settings { allow_zero_total: dice.one_in(3), ..Settings::default() };
     if dice.one_in(4) {
         settings.threshold_basis = ThresholdBasis::Remaining;
@@ -82,6 +82,8 @@ fn the_search_finds_what_enumeration_finds() {
             coupons: if is_large { 11 } else { 1 + dice.below(8) as usize },
             price_max: [60, 900, 8_000][dice.below(3) as usize],
             stacking: if is_large { 1 } else { dice.below(4) },
+            wild: dice.one_in(2),
+            currency: ["CNY", "CNY", "JPY", "KWD"][dice.below(4) as usize],
         };
         let order = carts::order(dice, &size);
         let coupons = carts::coupons(dice, &size);
@@ -106,7 +108,15 @@ fn the_search_finds_what_enumeration_finds() {
 #[test]
 fn a_small_budget_gives_the_best_found_and_says_so() {
     let dice = &mut Dice::new(7);
-    let size = Size { lines: (30, 30), merchants: 6, coupons: 80, price_max: 8_000, stacking: 2 };
+    let size = Size {
+        lines: (30, 30),
+        merchants: 6,
+        coupons: 80,
+        price_max: 8_000,
+        stacking: 2,
+        wild: false,
+        currency: "CNY",
+    };
     let (order, coupons) = (carts::order(dice, &size), carts::coupons(dice, &size));
     let (user, settings) = (User::default(), Settings::default());
     let case = Case { order: &order, user: &user, now: noon(), settings: &settings };
@@ -114,4 +124,38 @@ fn a_small_budget_gives_the_best_found_and_says_so() {
     assert!(!cut.optimal && cut.nodes <= 4);
     let set: Vec<Coupon> = cut.priced.coupons.iter().map(|applied| coupons[applied.coupon].clone()).collect();
     assert_eq!(price(&case, &set).unwrap().payable, cut.priced.payable);
+}
+
+#[test]
+fn a_node_among_many_coupons_counts_as_several() {
+    let dice = &mut Dice::new(11);
+    let size = Size {
+        lines: (50, 50),
+        merchants: 10,
+        coupons: 500,
+        price_max: 50_000,
+        stacking: 1,
+        wild: true,
+        currency: "CNY",
+    };
+    let (order, coupons) = (carts::order(dice, &size), carts::coupons(dice, &size));
+    let (user, settings) = (User::default(), Settings::default());
+    let case = Case { order: &order, user: &user, now: noon(), settings: &settings };
+    let quote = best(&case, &coupons, 200);
+    assert!(!quote.optimal && quote.nodes < 100, "{} nodes", quote.nodes);
+}
+
+#[test]
+fn coupons_that_must_be_alone_do_not_use_up_the_budget() {
+    let cart = order(&[("a", "c", "m-1", "500.00", 1)], &[]);
+    let rules = |allow: bool| json!([{"rule_type": "STACKABILITY", "params": {"allow_stacking": allow}}]);
+    let voucher = |code: &str, amount: u32, allow: bool| {
+        coupon(code, "cash_voucher", json!({"amount": amount}), rules(allow), json!({}))
+    };
+    let mut coupons: Vec<Coupon> = (1..=300).map(|amount| voucher(&format!("alone-{amount}"), amount, false)).collect();
+    coupons.extend([voucher("one", 160, true), voucher("two", 170, true)]);
+    let (user, settings) = (User::default(), Settings::default());
+    let quote = best(&Case { order: &cart, user: &user, now: noon(), settings: &settings }, &coupons, 50);
+    assert!(quote.optimal, "{} nodes", quote.nodes);
+    assert_eq!(used(&quote, &coupons), ["one", "two"]);
 }

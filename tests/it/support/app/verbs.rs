@@ -144,6 +144,7 @@ impl TestApp {
             level: None,
             tags: Vec::new(),
             registered_at: None,
+            first_order: None,
         };
         change(&mut claims);
         identity::sign(auth, &claims).unwrap()
