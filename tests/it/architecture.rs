@@ -110,3 +110,21 @@ fn no_script_builds_a_key() {
         }
     }
 }
+
+/// Alert rules and runbooks that name a metric which is not there never fire and help nobody.
+#[test]
+fn every_metric_that_rules_and_runbooks_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let known = fs::read_to_string(root.join("src/telemetry.rs")).unwrap();
+    let mut named = 0;
+    for path in ["deploy/prometheus/floodgate.rules.yml", "docs/OPERATIONS.md", "docs/ARCHITECTURE.md"] {
+        let text = fs::read_to_string(root.join(path)).unwrap();
+        for part in text.split("floodgate_").skip(1) {
+            let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let base = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            assert!(known.contains(&format!("\"floodgate_{base}")), "{path} names floodgate_{name}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} names were found");
+}
