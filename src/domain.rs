@@ -5,6 +5,7 @@
 //! # Layout
 //! - [`ids`]: template, serial, epoch, entry id
 //! - [`code`]: a coupon's public name
+//! - [`coupon`]: where a coupon stands in its life
 //! - [`fields`]: JSON read field by field, with every complaint kept
 //! - [`outcome`]: what can become of a claim
 //! - [`user`]: the one way in which a user id reaches a store
@@ -15,6 +16,7 @@
 
 pub mod audience;
 pub mod code;
+pub mod coupon;
 pub mod fields;
 pub mod ids;
 pub mod outcome;

@@ -12,6 +12,7 @@
 //! - [`grant`]: accepted claims on their way to disk
 //! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
 //! - [`wallet`]: what a user holds, and what they may claim
+//! - [`ledger`]: what every change to a coupon after its grant leaves behind
 //! - [`pricing`]: what an order costs with coupons, and the best of them
 //! - [`quotes`]: what an order would cost with a user's coupons
 //! - [`catalog`]: templates, stock, keys, blacklist
@@ -33,6 +34,7 @@ pub mod gateway;
 pub mod grant;
 pub mod hashing;
 pub mod http;
+pub mod ledger;
 pub mod limits;
 pub mod pg;
 pub mod pricing;

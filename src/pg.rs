@@ -2,23 +2,26 @@
 //!
 //! # Layout
 //! - this file: the pool, a connection of one's own, and what an error means
+//! - [`connection`]: a pooled connection that prepares each statement once
 //! - [`migrate`]: the schema and what is fixed at installation
 //! - [`copy`]: rows encoded by hand for COPY
 
+pub mod connection;
 pub mod copy;
 pub mod migrate;
 
 use std::fmt;
 use std::time::Duration;
 
-use bb8_postgres::PostgresConnectionManager;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::config;
 
-pub type Pool = bb8::Pool<PostgresConnectionManager<NoTls>>;
-pub type Pooled<'a> = bb8::PooledConnection<'a, PostgresConnectionManager<NoTls>>;
+pub use connection::{Connection, Tx};
+
+pub type Pool = bb8::Pool<connection::Manager>;
+pub type Pooled<'a> = bb8::PooledConnection<'a, connection::Manager>;
 
 /// One PostgreSQL database: a pool for short work, and connections of one's own.
 #[derive(Clone)]
@@ -82,7 +85,7 @@ impl Pg {
                 .max_size(size)
                 .connection_timeout(connect_timeout)
                 .test_on_check_out(false)
-                .build_unchecked(PostgresConnectionManager::new(parsed.clone(), NoTls))
+                .build_unchecked(connection::Manager::new(parsed.clone()))
         };
         let (pool, urgent) = (pool(config.pool_max), pool(URGENT_CONNECTIONS));
         Ok(Pg { config: parsed, pool, urgent, connect_timeout })

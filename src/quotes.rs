@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::app::App;
 use crate::catalog::store::{self, Scope};
 use crate::domain::code::CouponName;
+use crate::domain::coupon::CouponStatus;
 use crate::domain::outcome::ClaimOutcome;
 use crate::domain::window::Validity;
 use crate::http::problem::{FieldError, Problem};
@@ -28,7 +29,7 @@ use crate::limits::{
 };
 use crate::pricing::reason::Reason;
 use crate::pricing::{self, Case, Coupon, Settings, State, Terms};
-use crate::wallet::{self, CouponStatus};
+use crate::wallet;
 
 use request::{Mode, QuoteRequest};
 
@@ -142,7 +143,7 @@ async fn trials(app: &App, scope: Option<Scope<'_>>, request: &QuoteRequest) -> 
         let mut refuse = |code, detail: String| {
             wrong.push(FieldError { field: format!("trial_templates[{at}]"), code, detail });
         };
-        let definition = match store::read(&*client, scope, *id).await {
+        let definition = match store::read(&**client, scope, *id).await {
             Ok(record) => record.definition,
             Err(problem) if problem.code == "template_not_found" => {
                 refuse("unknown_value", "there is no such template".into());

@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::claim::engine::Held;
 use crate::clock::now_ms;
 use crate::domain::code::CouponName;
+use crate::domain::coupon::CouponStatus;
 use crate::domain::ids::{Epoch, Serial, TemplateId};
 use crate::domain::outcome::ClaimOutcome;
 use crate::domain::user::UserRef;
@@ -42,17 +43,6 @@ pub struct Coupon {
     pub acquired: Millis,
     pub valid_from: Millis,
     pub expires: Millis,
-}
-
-/// A coupon holds while `valid_from <= now < expires_at`, whether or not a sweeper has run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CouponStatus {
-    Unused,
-    Locked,
-    Offered,
-    Used,
-    Expired,
-    Revoked,
 }
 
 /// A place in a wallet's order: newest first.
@@ -321,47 +311,6 @@ impl Coupon {
             coupon["currency"] = definition.currency.clone().into();
         }
         coupon
-    }
-}
-
-// === impl CouponStatus ===
-
-impl CouponStatus {
-    pub const ALL: [CouponStatus; 6] = [
-        CouponStatus::Unused,
-        CouponStatus::Locked,
-        CouponStatus::Offered,
-        CouponStatus::Used,
-        CouponStatus::Expired,
-        CouponStatus::Revoked,
-    ];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            CouponStatus::Unused => "unused",
-            CouponStatus::Locked => "locked",
-            CouponStatus::Offered => "offered",
-            CouponStatus::Used => "used",
-            CouponStatus::Expired => "expired",
-            CouponStatus::Revoked => "revoked",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        CouponStatus::ALL.into_iter().find(|status| status.word().eq_ignore_ascii_case(text))
-    }
-
-    /// From the stored number (`user_coupons.status`, 1 to 6) and whether the time is over.
-    fn of(stored: i16, over: bool) -> Self {
-        match stored {
-            1 if over => CouponStatus::Expired,
-            1 => CouponStatus::Unused,
-            2 => CouponStatus::Locked,
-            3 => CouponStatus::Offered,
-            4 => CouponStatus::Used,
-            5 => CouponStatus::Expired,
-            _ => CouponStatus::Revoked,
-        }
     }
 }
 

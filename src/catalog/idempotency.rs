@@ -6,12 +6,11 @@
 //! may have died in between. Without a key the transaction is the same, and nothing is remembered.
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, Transaction};
 
 use crate::http::problem::Problem;
 use crate::http::route::{Reply, Request};
 use crate::limits::{CLAIM_KEY_MAX, IDEMPOTENCY_HOURS};
-use crate::pg::PgFault;
+use crate::pg::{Connection, PgFault, Tx};
 
 const CLAIM: &str = include_str!("../sql/catalog/idempotency_claim.sql");
 const READ: &str = include_str!("../sql/catalog/idempotency_read.sql");
@@ -27,7 +26,7 @@ pub enum Begun<'a> {
 
 /// A write under way. Dropped without [`Write::commit`], it has never happened.
 pub struct Write<'a> {
-    tx: Transaction<'a>,
+    tx: Tx<'a>,
     /// The API key and the Idempotency-Key that own the answer.
     owner: Option<(i32, String)>,
 }
@@ -35,15 +34,14 @@ pub struct Write<'a> {
 /// Begins the write `name` (as `PATCH /v1/admin/templates/{id}`) that `request` asks for.
 ///
 /// Waits for a concurrent write under the same key, and then repeats its answer.
-pub async fn begin<'a>(client: &'a mut Client, request: &Request, name: &str) -> Result<Begun<'a>, Problem> {
+pub async fn begin<'a>(connection: &'a mut Connection, request: &Request, name: &str) -> Result<Begun<'a>, Problem> {
     let key = idempotency_key(request)?;
-    let tx = client.transaction().await.map_err(PgFault::from)?;
+    let tx = connection.begin().await?;
     let Some(key) = key else { return Ok(Begun::Fresh(Write { tx, owner: None })) };
 
     let caller = request.caller().key_id;
     let fingerprint = fingerprint(request, name);
-    let claimed =
-        tx.query_opt(CLAIM, &[&caller, &key, &&fingerprint[..], &IDEMPOTENCY_HOURS]).await.map_err(PgFault::from)?;
+    let claimed = tx.row(CLAIM, &[&caller, &key, &&fingerprint[..], &IDEMPOTENCY_HOURS]).await?;
     if claimed.is_some() {
         return Ok(Begun::Fresh(Write { tx, owner: Some((caller, key)) }));
     }
@@ -60,7 +58,7 @@ pub async fn begin<'a>(client: &'a mut Client, request: &Request, name: &str) ->
 
 impl<'a> Write<'a> {
     /// The transaction that all of the change must go through.
-    pub fn tx(&self) -> &Transaction<'a> {
+    pub fn tx(&self) -> &Tx<'a> {
         &self.tx
     }
 
@@ -68,9 +66,9 @@ impl<'a> Write<'a> {
     pub async fn commit(self, reply: Reply) -> Result<Reply, Problem> {
         if let Some((caller, key)) = &self.owner {
             let (status, answer, revision) = pack(&reply)?;
-            self.tx.execute(ANSWER, &[caller, key, &status, &answer, &revision]).await.map_err(PgFault::from)?;
+            self.tx.change(ANSWER, &[caller, key, &status, &answer, &revision]).await?;
         }
-        self.tx.commit().await.map_err(PgFault::from)?;
+        self.tx.commit().await?;
         Ok(reply)
     }
 }

@@ -182,9 +182,9 @@ pub async fn bring(app: &App, id: TemplateId) -> Result<(), NotYet> {
     let client = app.pg.get().await?;
     let mut newer = 0;
     for _ in 0..ATTEMPTS {
-        let Some(row) = load_row(&*client, id).await? else { return Ok(()) };
+        let Some(row) = load_row(&**client, id).await? else { return Ok(()) };
         if row.freed {
-            free(app, &*client, &identity, &row).await?;
+            free(app, &**client, &identity, &row).await?;
         } else {
             let reply = app.redis.pooled(&put_call(&app.keys, &identity, true, &row)).await?;
             if put_answer(reply)? == Put::Freed {

@@ -101,7 +101,7 @@ pub async fn life_once(app: &App) -> Result<(), NotYet> {
     let Some(identity) = Identity::of(&meta) else { return Ok(()) };
     watch_stock(app, &mut client, &identity).await?;
 
-    let watermark = publish::read_watermark(app, &*client).await?;
+    let watermark = publish::read_watermark(app, &**client).await?;
     let age = app.config.worker.free_after_s as f64;
     let rows = client.query(FREE_CANDIDATES, &[&age, &SYNC_TEMPLATES_MAX]).await.map_err(PgFault::from)?;
     let unflushed = |id: i32| meta.marks.iter().any(|(marked, entry)| marked.as_i32() == id && *entry > watermark);

@@ -53,7 +53,7 @@ async fn put(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let mut reply = match idempotency::begin(&mut client, &request, "POST /v1/admin/blacklist").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let entry = blacklist::put(write.tx(), request.caller(), &app, &body).await?;
+            let entry = blacklist::put(&**write.tx(), request.caller(), &app, &body).await?;
             write.commit(Reply::Created(entry)).await?
         }
     };
@@ -69,7 +69,7 @@ async fn list(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let after = number_cursor(cursor)?.unwrap_or(0);
     let kind = query_word(&request, "kind", Subject::parse)?;
     let client = app.pg.get().await?;
-    let (mut items, next) = blacklist::list(&*client, kind, after, limit).await?;
+    let (mut items, next) = blacklist::list(&**client, kind, after, limit).await?;
     items.iter_mut().for_each(|entry| blacklist::show_user(&app, entry));
     Ok(Reply::Ok(page(items, next)))
 }
@@ -83,7 +83,7 @@ async fn delete(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/blacklist/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            blacklist::delete(write.tx(), id).await?;
+            blacklist::delete(&**write.tx(), id).await?;
             write.commit(Reply::NoContent).await
         }
     }

@@ -43,7 +43,7 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let mut reply = match idempotency::begin(&mut client, &request, "POST /v1/admin/api-keys").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let answer = api_keys::create(write.tx(), request.caller(), &app.code_key, &body).await?;
+            let answer = api_keys::create(&**write.tx(), request.caller(), &app.code_key, &body).await?;
             write.commit(Reply::Created(answer)).await?
         }
     };
@@ -57,7 +57,7 @@ async fn list(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let (limit, cursor) = request.page()?;
     let after = number_cursor(cursor)?.unwrap_or(0);
     let client = app.pg.get().await?;
-    let (items, next) = api_keys::list(&*client, Scope::of(request.caller()), after, limit).await?;
+    let (items, next) = api_keys::list(&**client, Scope::of(request.caller()), after, limit).await?;
     Ok(Reply::Ok(page(items, next)))
 }
 
@@ -69,7 +69,7 @@ async fn revoke(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/api-keys/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            api_keys::revoke(write.tx(), Scope::of(request.caller()), id).await?;
+            api_keys::revoke(&**write.tx(), Scope::of(request.caller()), id).await?;
             write.commit(Reply::NoContent).await
         }
     }

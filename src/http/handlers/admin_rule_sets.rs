@@ -53,7 +53,7 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "POST /v1/admin/rule-sets").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = rule_sets::create(write.tx(), request.caller(), &body).await?;
+            let record = rule_sets::create(&**write.tx(), request.caller(), &body).await?;
             write.commit(Reply::Created(record.to_json())).await
         }
     }
@@ -63,14 +63,14 @@ async fn list(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let (limit, cursor) = request.page()?;
     let after = number_cursor(cursor)?.unwrap_or(0);
     let client = app.pg.get().await?;
-    let (records, next) = rule_sets::list(&*client, Scope::of(request.caller()), after, limit).await?;
+    let (records, next) = rule_sets::list(&**client, Scope::of(request.caller()), after, limit).await?;
     Ok(Reply::Ok(page(records.iter().map(SetRecord::to_json).collect(), next)))
 }
 
 async fn get(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let id = set_id(&request)?;
     let client = app.pg.get().await?;
-    let record = rule_sets::read(&*client, Scope::of(request.caller()), id).await?;
+    let record = rule_sets::read(&**client, Scope::of(request.caller()), id).await?;
     Ok(Reply::OkTagged(record.to_json(), record.revision))
 }
 
@@ -82,7 +82,7 @@ async fn patch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "PATCH /v1/admin/rule-sets/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = rule_sets::patch(write.tx(), request.caller(), id, Some(revision), &patch).await?;
+            let record = rule_sets::patch(&**write.tx(), request.caller(), id, Some(revision), &patch).await?;
             write.commit(Reply::OkTagged(record.to_json(), record.revision)).await
         }
     }
@@ -95,7 +95,7 @@ async fn delete(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/rule-sets/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            rule_sets::delete(write.tx(), request.caller(), id, if_match(&request)).await?;
+            rule_sets::delete(&**write.tx(), request.caller(), id, if_match(&request)).await?;
             write.commit(Reply::NoContent).await
         }
     }

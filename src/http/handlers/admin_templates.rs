@@ -94,7 +94,7 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "POST /v1/admin/templates").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = store::create(write.tx(), request.caller(), &app.config.pricing, &body).await?;
+            let record = store::create(&**write.tx(), request.caller(), &app.config.pricing, &body).await?;
             write.commit(Reply::Created(record.to_json())).await
         }
     }
@@ -105,14 +105,14 @@ async fn list(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let after = number_cursor::<u32>(cursor)?.filter(|id| *id <= i32::MAX as u32).map(TemplateId);
     let status = query_word(&request, "status", Status::parse)?;
     let client = app.pg.get().await?;
-    let (records, next) = store::list(&*client, Scope::of(request.caller()), status, after, limit).await?;
+    let (records, next) = store::list(&**client, Scope::of(request.caller()), status, after, limit).await?;
     Ok(Reply::Ok(page(records.iter().map(Record::to_json).collect(), next)))
 }
 
 async fn get(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let id = template_id(&request)?;
     let client = app.pg.get().await?;
-    let record = store::read(&*client, Scope::of(request.caller()), id).await?;
+    let record = store::read(&**client, Scope::of(request.caller()), id).await?;
     Ok(Reply::OkTagged(record.to_json(), record.revision))
 }
 
@@ -125,7 +125,7 @@ async fn patch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
             let record =
-                store::patch(write.tx(), request.caller(), &app.config.pricing, id, Some(revision), &patch).await?;
+                store::patch(&**write.tx(), request.caller(), &app.config.pricing, id, Some(revision), &patch).await?;
             write.commit(tagged(&record)).await?
         }
     };
@@ -140,7 +140,7 @@ async fn delete(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/templates/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            store::delete(write.tx(), request.caller(), id, if_match(&request)).await?;
+            store::delete(&**write.tx(), request.caller(), id, if_match(&request)).await?;
             write.commit(Reply::NoContent).await
         }
     }
@@ -190,7 +190,7 @@ async fn act(app: Arc<App>, request: Request, action: Action) -> Result<Reply, P
         Begun::Fresh(write) => {
             let revision = if_match(&request);
             let record = lifecycle::act(
-                write.tx(),
+                &**write.tx(),
                 request.caller(),
                 &app.config.pricing,
                 id,
@@ -220,7 +220,7 @@ async fn add_stock(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let reply = match idempotency::begin(&mut client, &request, "POST /v1/admin/templates/{id}/stock").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let record = lifecycle::add_stock(write.tx(), request.caller(), id, if_match(&request), add).await?;
+            let record = lifecycle::add_stock(&**write.tx(), request.caller(), id, if_match(&request), add).await?;
             write.commit(tagged(&record)).await?
         }
     };

@@ -8,13 +8,14 @@ use serde_json::Value;
 use super::query_word;
 use crate::admission::client;
 use crate::app::App;
+use crate::domain::coupon::CouponStatus;
 use crate::domain::ids::TemplateId;
 use crate::domain::outcome::ClaimOutcome;
 use crate::handler;
 use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, Reply, Request, Route};
+use crate::wallet;
 use crate::wallet::center::{self, Viewer};
-use crate::wallet::{self, CouponStatus};
 
 const WALLET_QUERY: &[(&str, &str)] = &[
     ("status", r#"{"type":"string","enum":["unused","locked","offered","used","expired","revoked"]}"#),

@@ -1,0 +1,68 @@
+//! Numbers of a template and day, written by the transaction that they count.
+
+use rust_decimal::Decimal;
+
+use crate::domain::ids::TemplateId;
+use crate::domain::window::Millis;
+use crate::pg::{PgFault, Tx};
+
+/// What one transaction adds to the counters of one template. Amounts are of the template's currency.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// The moment whose day counts, in the template's time zone; `None`: the transaction's.
+    pub at: Option<Millis>,
+    pub issued: i64,
+    /// Coupons locked now: falls when they are used or released.
+    pub locked: i64,
+    /// Uses, never taken back: what refunds restore is in `restored`.
+    pub used: i64,
+    pub restored: i64,
+    pub expired: i64,
+    pub revoked: i64,
+    pub gifted: i64,
+    /// Orders that used at least one coupon of the template.
+    pub orders: i64,
+    pub discount_total: Decimal,
+    pub discount_reversed: Decimal,
+    pub gift_total: Decimal,
+    pub gift_reversed: Decimal,
+    /// What those orders paid, and what was paid back.
+    pub revenue: Decimal,
+    pub revenue_refunded: Decimal,
+}
+
+/// Adds `deltas`, in key order, so that transactions that count the same templates do not wait in a
+/// circle. To be the last that a transaction does: others may wait for the same rows.
+pub async fn add(tx: &Tx<'_>, deltas: &[(TemplateId, Delta)]) -> Result<(), PgFault> {
+    if deltas.is_empty() {
+        return Ok(());
+    }
+    let templates: Vec<i32> = deltas.iter().map(|(template, _)| template.as_i32()).collect();
+    let times: Vec<Option<i64>> = deltas.iter().map(|(_, delta)| delta.at).collect();
+    let counts = |of: fn(&Delta) -> i64| -> Vec<i64> { deltas.iter().map(|(_, delta)| of(delta)).collect() };
+    let sums = |of: fn(&Delta) -> Decimal| -> Vec<Decimal> { deltas.iter().map(|(_, delta)| of(delta)).collect() };
+    let upsert = include_str!("../sql/ledger/counters.sql");
+    tx.change(
+        upsert,
+        &[
+            &templates,
+            &times,
+            &counts(|delta| delta.issued),
+            &counts(|delta| delta.locked),
+            &counts(|delta| delta.used),
+            &counts(|delta| delta.restored),
+            &counts(|delta| delta.expired),
+            &counts(|delta| delta.revoked),
+            &counts(|delta| delta.gifted),
+            &counts(|delta| delta.orders),
+            &sums(|delta| delta.discount_total),
+            &sums(|delta| delta.discount_reversed),
+            &sums(|delta| delta.gift_total),
+            &sums(|delta| delta.gift_reversed),
+            &sums(|delta| delta.revenue),
+            &sums(|delta| delta.revenue_refunded),
+        ],
+    )
+    .await?;
+    Ok(())
+}
