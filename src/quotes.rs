@@ -22,7 +22,7 @@ use crate::catalog::store::{self, Scope};
 use crate::domain::code::CouponName;
 use crate::domain::coupon::CouponStatus;
 use crate::domain::outcome::ClaimOutcome;
-use crate::domain::window::Validity;
+use crate::domain::window::{Millis, Validity};
 use crate::http::problem::{FieldError, Problem};
 use crate::limits::{
     QUOTE_COUPONS_MAX, QUOTE_INLINE_COUPONS_MAX, QUOTE_INLINE_IDS_MAX, QUOTE_INLINE_LINES_MAX, QUOTE_WAITERS_MAX,
@@ -61,7 +61,7 @@ pub async fn answer(app: &App, scope: Option<Scope<'_>>, request: QuoteRequest) 
     };
     let mut unreadable = Vec::new();
     for coupon in held {
-        match priceable(app, &request, &coupon)? {
+        match priceable(app, &coupon, request.order.placed_at, request.clock)? {
             Some(priceable) => coupons.push(priceable),
             None => unreadable.push(json!({
                 "code": app.code_key.encode(coupon.name()),
@@ -102,16 +102,16 @@ fn names(app: &App, codes: &[String]) -> Result<Vec<CouponName>, Problem> {
     Ok(names)
 }
 
-/// A coupon of the wallet as pricing sees it; `None`: its template's rules cannot be read. The
-/// template may be paused or stopped: the coupon was issued.
-fn priceable(app: &App, request: &QuoteRequest, coupon: &wallet::Coupon) -> Result<Option<Coupon>, Problem> {
+/// A coupon of the wallet as pricing sees it for an order placed at `at`; `None`: its template's rules
+/// cannot be read. The template may be paused or stopped: the coupon was issued. `clock` is the moment
+/// that counts as the server's.
+pub fn priceable(app: &App, coupon: &wallet::Coupon, at: Millis, clock: Millis) -> Result<Option<Coupon>, Problem> {
     let snapshot = app.snapshot.load();
     let template = snapshot.templates.get(&coupon.template).ok_or_else(|| {
         let detail = format!("template {} is not known to this gateway yet; ask again", coupon.template);
         Problem::of(ClaimOutcome::Unavailable, detail).retry_after_ms(1000)
     })?;
     let Some(terms) = template.terms.clone() else { return Ok(None) };
-    let at = request.order.placed_at;
     Ok(Some(Coupon {
         code: app.code_key.encode(coupon.name()),
         template_id: coupon.template,
@@ -127,9 +127,9 @@ fn priceable(app: &App, request: &QuoteRequest, coupon: &wallet::Coupon) -> Resu
             CouponStatus::Revoked => State::Revoked,
         },
         // Granted before the request, but after the moment that a slow clock gave the order.
-        valid_from: if coupon.valid_from <= request.clock { coupon.valid_from.min(at) } else { coupon.valid_from },
+        valid_from: if coupon.valid_from <= clock { coupon.valid_from.min(at) } else { coupon.valid_from },
         expires: coupon.expires,
-        amount: None,
+        amount: coupon.amount,
     }))
 }
 

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 
@@ -30,6 +31,7 @@ use crate::grant::fate::{Fate, StoredCoupon, fate};
 use crate::http::problem::Problem;
 use crate::limits::HOLDINGS_TEMPLATES_MAX;
 use crate::pg::PgFault;
+use crate::pricing::money::Currency;
 use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
 
 /// A coupon in a user's hands.
@@ -43,6 +45,8 @@ pub struct Coupon {
     pub acquired: Millis,
     pub valid_from: Millis,
     pub expires: Millis,
+    /// What it is worth, where that is not what its template says: a red packet's share.
+    pub amount: Option<Decimal>,
 }
 
 /// A place in a wallet's order: newest first.
@@ -222,6 +226,7 @@ async fn unflushed(app: &App, user: &UserRef) -> Result<Vec<Coupon>, Problem> {
                 acquired: held.acquired,
                 valid_from,
                 expires,
+                amount: None,
             })
         })
         .collect())
@@ -230,6 +235,12 @@ async fn unflushed(app: &App, user: &UserRef) -> Result<Vec<Coupon>, Problem> {
 /// The refusal of a read that must not miss a grant while the cell cannot tell.
 pub(crate) fn cell_closed() -> Problem {
     Problem::of(ClaimOutcome::Unavailable, "the cell is not open; ask again").retry_after_ms(1000)
+}
+
+/// An amount with all the places of its currency.
+fn in_full(amount: Decimal, currency: &str) -> String {
+    let minor = Currency::of(currency).and_then(|currency| Some(currency.decimal(currency.minor(amount).ok()?)));
+    minor.unwrap_or(amount.normalize()).to_string()
 }
 
 fn write_cursor((at, template, serial): Place) -> String {
@@ -259,10 +270,11 @@ impl Coupon {
             acquired: row.acquired,
             valid_from: row.valid_from,
             expires: row.expires,
+            amount: row.amount,
         }
     }
 
-    /// Template, serial, epoch, status, gift generation, acquired, valid from, expires, whether it is over.
+    /// Template, serial, epoch, status, gift generation, acquired, valid from, expires, whether it is over, amount.
     fn from_row(row: &Row) -> Self {
         Coupon {
             template: TemplateId(row.get::<_, i32>(0) as u32),
@@ -273,6 +285,7 @@ impl Coupon {
             acquired: row.get(5),
             valid_from: row.get(6),
             expires: row.get(7),
+            amount: row.get(9),
         }
     }
 
@@ -307,7 +320,10 @@ impl Coupon {
             let definition = &template.definition;
             coupon["name"] = definition.name.clone().into();
             coupon["kind"] = definition.kind.word().into();
-            coupon["value"] = definition.value.clone();
+            coupon["value"] = match self.amount {
+                Some(amount) => json!({"amount": in_full(amount, &definition.currency)}),
+                None => definition.value.clone(),
+            };
             coupon["currency"] = definition.currency.clone().into();
         }
         coupon

@@ -31,7 +31,7 @@ pub fn parse(body: &Value, now: Millis, settings: &Settings) -> Result<Definitio
     })
 }
 
-/// Kinds that pricing knows and nobody can be given a coupon of yet: a red packet's shares have no amounts.
+/// Kinds that pricing knows and nobody can be given a coupon of yet: nothing divides a red packet.
 const NOT_BUILT: &[Kind] = &[Kind::RedPacket];
 
 /// Demands that a definition can be sold under these settings.

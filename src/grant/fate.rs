@@ -3,6 +3,8 @@
 //! A grant that was acknowledged by Redis alone can be lost in a failover. Its code then names an
 //! epoch whose history is stored to its end, without a row of that epoch under its serial.
 
+use rust_decimal::Decimal;
+
 use super::cells::cell_i16;
 use crate::domain::ids::{CellId, Epoch, Serial, TemplateId};
 use crate::domain::user::UserRef;
@@ -34,6 +36,8 @@ pub struct StoredCoupon {
     pub acquired: Millis,
     pub valid_from: Millis,
     pub expires: Millis,
+    /// What it is worth, where that is not what its template says.
+    pub amount: Option<Decimal>,
 }
 
 /// Asks PostgreSQL, in one statement and so of one moment.
@@ -56,6 +60,7 @@ pub async fn fate(pg: &Pg, cell: CellId, template: TemplateId, serial: Serial, e
             acquired: row.get(5),
             valid_from: row.get(6),
             expires: row.get(7),
+            amount: row.get(10),
         }));
     }
     let (set_aside, history_stored): (bool, bool) = (row.get(8), row.get(9));

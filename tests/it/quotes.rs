@@ -1,5 +1,7 @@
 //! Quotes over HTTP with real stores: the worked examples, as shops would send them, and what quotes refuse.
 
+mod red_packets;
+
 use floodgate::clock::now_ms;
 use floodgate::domain::window::rfc3339;
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 -- $5 most rows, $6 status filter: null, or 'unused', 'locked', 'offered', 'used', 'expired', 'revoked'
 SELECT template_id, serial, epoch, status, gift_generation,
     (extract(epoch FROM acquired_at) * 1000)::int8 AS acquired, (extract(epoch FROM valid_from) * 1000)::int8 AS valid_from,
-    (extract(epoch FROM expires_at) * 1000)::int8 AS expires, expires_at <= now() AS over
+    (extract(epoch FROM expires_at) * 1000)::int8 AS expires, expires_at <= now() AS over, amount
 FROM user_coupons
 WHERE user_ref = $1
     AND ($2::int8 IS NULL OR (acquired_at, template_id, serial) < (to_timestamp($2::int8 / 1000.0), $3::int4, $4::int8))
