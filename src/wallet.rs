@@ -7,8 +7,10 @@
 //! # Layout
 //! - this file: a user's coupons
 //! - [`center`]: templates with what this user may do
+//! - [`settle`]: a grant waited for until it is a row
 
 pub mod center;
+pub mod settle;
 
 use std::collections::HashMap;
 

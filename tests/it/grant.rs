@@ -4,7 +4,10 @@ mod world;
 
 use std::time::Duration;
 
+use floodgate::app::App;
+use floodgate::domain::code::CouponName;
 use floodgate::domain::ids::{EntryId, TemplateId};
+use floodgate::domain::user::{UserCodec, UserRef};
 use floodgate::grant::cells::Position;
 use floodgate::grant::entry::{self, Grant};
 use floodgate::grant::fate::{Fate, fate};
@@ -13,6 +16,7 @@ use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::recover::recover;
 use floodgate::grant::watermark::{Ack, Awaited, acks};
 use floodgate::grant::writer::{WriteFault, Writer};
+use floodgate::wallet::settle::settled;
 
 use world::{CELL, Claimed, World, until};
 
@@ -328,6 +332,45 @@ async fn the_same_grants_again_are_repeats() {
     world.flushed(EntryId::new(1, 2)).await;
     flusher.stop().await;
     assert_eq!((world.serials().await, world.count("set_aside").await), (vec![1, 2, 3], 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_is_waited_for_until_it_is_a_row() {
+    let world = World::new("settled").await;
+    world.template(100, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    flusher.stop().await;
+    world.claim(T1, &users(1..=3)).await;
+
+    let user = |id: &str| UserRef::from_store(id).unwrap();
+    let name = |serial| CouponName { template: T1, serial, epoch: 1, gift: 0 };
+    let mut impatient = world.config.clone();
+    impatient.claim.postgres_wait_ms = 50;
+    let start = |config| {
+        let app = App::new(config, UserCodec::plain()).unwrap();
+        let poller = app.ack_poller.lock().unwrap().take().unwrap();
+        tokio::spawn(poller.run());
+        app
+    };
+    let (app, impatient) = (start(world.config.clone()), start(impatient));
+    let refusal = settled(&impatient, &user("u2"), &[name(2)]).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after_ms.is_some()), ("unavailable", true));
+    assert_eq!(refusal.extra["coupon"], app.code_key.encode(name(2)));
+    // What nobody was granted, or another was, is nothing to wait for.
+    settled(&impatient, &user("u2"), &[name(1), name(50), CouponName { epoch: 9, ..name(2) }]).await.unwrap();
+
+    let (app, u2) = (app.clone(), user("u2"));
+    let waiting = tokio::spawn(async move { settled(&app, &u2, &[name(50), name(2)]).await });
+    let flusher = world.flusher();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(world.serials().await, [1, 2, 3]);
+    flusher.stop().await;
+    // Rows are found without Redis.
+    let mut world = world;
+    world.kill_redis();
+    settled(&impatient, &user("u2"), &[name(2)]).await.unwrap();
+    assert_eq!(settled(&impatient, &user("u2"), &[name(50)]).await.unwrap_err().code, "unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
