@@ -12,6 +12,7 @@
 //! - [`grant`]: accepted claims on their way to disk
 //! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
 //! - [`wallet`]: what a user holds, and what they may claim
+//! - [`audit`]: who changed what, and the chain that shows tampering
 //! - [`ledger`]: what every change to a coupon after its grant leaves behind
 //! - [`pricing`]: what an order costs with coupons, and the best of them
 //! - [`quotes`]: what an order would cost with a user's coupons
@@ -23,6 +24,7 @@
 
 pub mod admission;
 pub mod app;
+pub mod audit;
 pub mod catalog;
 pub mod claim;
 pub mod cli;

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::{GenericClient, Row};
 
 use super::store::Scope;
+use crate::audit::{self, Action, Actor, Change, Origin, Subject};
 use crate::config::Config;
 use crate::domain::code::CodeKey;
 use crate::domain::fields::{Complaints, Object, is_plain};
@@ -30,6 +31,7 @@ use crate::pg::{Pg, PgFault};
 
 const INSERT: &str = include_str!("../sql/catalog/key_insert.sql");
 const LIST: &str = include_str!("../sql/catalog/key_list.sql");
+const LOCK: &str = include_str!("../sql/catalog/key_lock.sql");
 const REVOKE: &str = include_str!("../sql/catalog/key_revoke.sql");
 const FIND: &str = include_str!("../sql/catalog/key_find.sql");
 const ADMIN_ENSURE: &str = include_str!("../sql/catalog/admin_key_ensure.sql");
@@ -92,12 +94,31 @@ pub async fn ensure_admin_key(pg: &Pg, config: &Config) -> Result<(), PgFault> {
     }
     let hash: [u8; 32] = Sha256::digest(config.auth.admin_key.expose()).into();
     let mut client = pg.get().await?;
-    let tx = client.transaction().await?;
-    let changed = tx.execute(ADMIN_ENSURE, &[&&hash[..]]).await? + tx.execute(ADMIN_RETIRE, &[&&hash[..]]).await?;
-    if changed > 0 {
-        tx.execute(RAISE, &[]).await?;
+    let tx = client.begin().await?;
+    let mut changes = Vec::new();
+    for row in tx.rows(ADMIN_ENSURE, &[&&hash[..]]).await? {
+        let (action, before) = match row.get::<_, Option<DateTime<Utc>>>("was_revoked_at") {
+            None => (Action::ApiKeyCreate, Value::Null),
+            Some(revoked_at) => {
+                let mut before = write_row(&row);
+                before["revoked_at"] = time(revoked_at).into();
+                (Action::ApiKeyRestore, before)
+            }
+        };
+        changes.push(Change::new(action, Subject::ApiKey(row.get("id")), before, write_row(&row)));
     }
-    Ok(tx.commit().await?)
+    for row in tx.rows(ADMIN_RETIRE, &[&&hash[..]]).await? {
+        let mut before = write_row(&row);
+        before["revoked_at"] = Value::Null;
+        changes.push(Change::new(Action::ApiKeyRevoke, Subject::ApiKey(row.get("id")), before, write_row(&row)));
+    }
+    for change in &changes {
+        audit::record(&tx, &Origin::inner(Actor::Settings), change).await?;
+    }
+    if !changes.is_empty() {
+        tx.change(RAISE, &[]).await?;
+    }
+    tx.commit().await
 }
 
 /// Makes a key. The answer holds its seed: [`show_key`] turns that into the key, for the caller only.
@@ -106,7 +127,7 @@ pub async fn create(
     caller: &Caller,
     code_key: &CodeKey,
     body: &Value,
-) -> Result<Value, Problem> {
+) -> Result<(Value, Change), Problem> {
     let wrong = &mut Complaints::default();
     let mut object = Object::body(body, wrong);
     let name = object.need_text("name", wrong).unwrap_or_default().trim();
@@ -144,17 +165,10 @@ pub async fn create(
         .await
         .map_err(PgFault::from)?;
     client.execute(RAISE, &[]).await.map_err(PgFault::from)?;
-    Ok(json!({
-        "id": row.get::<_, i32>("id"),
-        "name": name,
-        "role": role.word(),
-        "owner_type": owner_type.word(),
-        "owner_id": owner_id,
-        "created_at": time(row.get("created_at")),
-        "created_by": caller.key_id,
-        "revoked_at": null,
-        SEED: seed,
-    }))
+    let made = write_row(&row);
+    let mut answer = made.clone();
+    answer[SEED] = seed.into();
+    Ok((answer, Change::new(Action::ApiKeyCreate, Subject::ApiKey(row.get("id")), Value::Null, made)))
 }
 
 /// Puts the key in the place of its seed.
@@ -181,14 +195,13 @@ pub async fn list(
 }
 
 /// Revokes a key, for good.
-pub async fn revoke(client: &impl GenericClient, scope: Scope<'_>, id: i32) -> Result<(), Problem> {
+pub async fn revoke(client: &impl GenericClient, scope: Scope<'_>, id: i32) -> Result<Change, Problem> {
     let (owner_type, owner_id) = scope.params();
-    let changed = client.execute(REVOKE, &[&id, &owner_type, &owner_id]).await.map_err(PgFault::from)?;
-    if changed == 0 {
-        return Err(Problem::new("not_found", "there is no such key"));
-    }
+    let found = client.query_opt(LOCK, &[&id, &owner_type, &owner_id]).await.map_err(PgFault::from)?;
+    let before = write_row(&found.ok_or_else(|| Problem::new("not_found", "there is no such key"))?);
+    let after = write_row(&client.query_one(REVOKE, &[&id]).await.map_err(PgFault::from)?);
     client.execute(RAISE, &[]).await.map_err(PgFault::from)?;
-    Ok(())
+    Ok(Change::new(Action::ApiKeyRevoke, Subject::ApiKey(id), before, after))
 }
 
 fn key_of(code_key: &CodeKey, seed: &str) -> String {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{GenericClient, Row};
 
 use crate::app::App;
+use crate::audit::{self, Action, Change};
 use crate::domain::fields::{Complaints, Object, is_plain};
 use crate::domain::user::{UserId, UserRef};
 use crate::domain::window::{rfc3339, utc};
@@ -20,6 +21,7 @@ use crate::http::route::Caller;
 use crate::limits::{BLACKLIST_MAX, DEVICE_ID_MAX, REASON_MAX};
 use crate::pg::PgFault;
 
+const LOCK: &str = include_str!("../sql/catalog/blacklist_lock.sql");
 const PUT: &str = include_str!("../sql/catalog/blacklist_put.sql");
 const COUNT: &str = include_str!("../sql/catalog/blacklist_count.sql");
 const LIST: &str = include_str!("../sql/catalog/blacklist_list.sql");
@@ -66,7 +68,12 @@ impl Subject {
 
 /// Puts an entry on the list, or gives it a new reason and end. The answer shows the stored form:
 /// see [`show_user`].
-pub async fn put(client: &impl GenericClient, caller: &Caller, app: &App, body: &Value) -> Result<Value, Problem> {
+pub async fn put(
+    client: &impl GenericClient,
+    caller: &Caller,
+    app: &App,
+    body: &Value,
+) -> Result<(Value, Change), Problem> {
     let wrong = &mut Complaints::default();
     let mut object = Object::body(body, wrong);
     object.need("kind", wrong);
@@ -96,12 +103,20 @@ pub async fn put(client: &impl GenericClient, caller: &Caller, app: &App, body: 
     if entries >= BLACKLIST_MAX {
         return Err(Problem::new("conflict", format!("the blacklist is full: it holds {BLACKLIST_MAX} entries")));
     }
+    let old = client.query_opt(LOCK, &[&kind.word(), &value]).await.map_err(PgFault::from)?;
     let row = client
         .query_one(PUT, &[&kind.word(), &value, &reason, &caller.key_id, &expires_at])
         .await
         .map_err(PgFault::from)?;
+    if old.is_none() && !row.get::<_, bool>("is_new") {
+        // Somebody else put it in between: what it was before is not known.
+        return Err(PgFault::transient("a blacklist entry was put twice at once").into());
+    }
     raise(client).await?;
-    Ok(write_row(&row))
+    let (before, after) = (old.as_ref().map(write_row).unwrap_or_default(), write_row(&row));
+    let subject = audit::Subject::BlacklistEntry(row.get("id"));
+    let change = Change::new(Action::BlacklistPut, subject, before, after.clone());
+    Ok((after, change))
 }
 
 /// Shows a user's id in the place of its reference. Devices stay hashed: nobody can turn that back.
@@ -128,11 +143,11 @@ pub async fn list(
 }
 
 /// Takes an entry off the list.
-pub async fn delete(client: &impl GenericClient, id: i64) -> Result<(), Problem> {
-    if client.execute(DELETE, &[&id]).await.map_err(PgFault::from)? == 0 {
-        return Err(Problem::new("not_found", "there is no such entry"));
-    }
-    raise(client).await
+pub async fn delete(client: &impl GenericClient, id: i64) -> Result<Change, Problem> {
+    let gone = client.query_opt(DELETE, &[&id]).await.map_err(PgFault::from)?;
+    let gone = gone.ok_or_else(|| Problem::new("not_found", "there is no such entry"))?;
+    raise(client).await?;
+    Ok(Change::new(Action::BlacklistDelete, audit::Subject::BlacklistEntry(id), write_row(&gone), Value::Null))
 }
 
 async fn raise(client: &impl GenericClient) -> Result<(), Problem> {
@@ -149,7 +164,6 @@ fn parse_network(text: &str) -> Option<IpNet> {
 }
 
 fn write_row(row: &Row) -> Value {
-    let time = |at: DateTime<Utc>| rfc3339(Tz::UTC, at.timestamp_millis());
     json!({
         "id": row.get::<_, i64>("id"),
         "kind": row.get::<_, &str>("kind"),
@@ -159,6 +173,10 @@ fn write_row(row: &Row) -> Value {
         "expires_at": row.get::<_, Option<DateTime<Utc>>>("expires_at").map(time),
         "created_at": time(row.get("created_at")),
     })
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    rfc3339(Tz::UTC, at.timestamp_millis())
 }
 
 #[cfg(test)]

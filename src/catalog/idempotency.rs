@@ -1,12 +1,13 @@
 //! Every administrative write, done once: same key and same request, same answer for 24 hours.
 //!
 //! One transaction holds the key, the change and the answer, so there is no moment at which one
-//! exists without the others. A refused write leaves nothing behind, and its key is free again.
+//! exists without the others; the audit record is in it, too. A refused write leaves nothing behind, and its key is free again.
 //! What follows the commit (bringing Redis to the revision) runs for repeats too: the first call
 //! may have died in between. Without a key the transaction is the same, and nothing is remembered.
 
 use sha2::{Digest, Sha256};
 
+use crate::audit::{self, Change, Origin};
 use crate::http::problem::Problem;
 use crate::http::route::{Reply, Request};
 use crate::limits::{CLAIM_KEY_MAX, IDEMPOTENCY_HOURS};
@@ -27,6 +28,8 @@ pub enum Begun<'a> {
 /// A write under way. Dropped without [`Write::commit`], it has never happened.
 pub struct Write<'a> {
     tx: Tx<'a>,
+    /// Who writes, for the audit record.
+    origin: Origin,
     /// The API key and the Idempotency-Key that own the answer.
     owner: Option<(i32, String)>,
 }
@@ -36,14 +39,15 @@ pub struct Write<'a> {
 /// Waits for a concurrent write under the same key, and then repeats its answer.
 pub async fn begin<'a>(connection: &'a mut Connection, request: &Request, name: &str) -> Result<Begun<'a>, Problem> {
     let key = idempotency_key(request)?;
+    let origin = request.origin();
     let tx = connection.begin().await?;
-    let Some(key) = key else { return Ok(Begun::Fresh(Write { tx, owner: None })) };
+    let Some(key) = key else { return Ok(Begun::Fresh(Write { tx, origin, owner: None })) };
 
     let caller = request.caller().key_id;
     let fingerprint = fingerprint(request, name);
     let claimed = tx.row(CLAIM, &[&caller, &key, &&fingerprint[..], &IDEMPOTENCY_HOURS]).await?;
     if claimed.is_some() {
-        return Ok(Begun::Fresh(Write { tx, owner: Some((caller, key)) }));
+        return Ok(Begun::Fresh(Write { tx, origin, owner: Some((caller, key)) }));
     }
     let row = tx.query_one(READ, &[&caller, &key]).await.map_err(PgFault::from)?;
     if row.get::<_, &[u8]>("request_sha256") != fingerprint {
@@ -62,8 +66,9 @@ impl<'a> Write<'a> {
         &self.tx
     }
 
-    /// Stores the answer and makes the change real.
-    pub async fn commit(self, reply: Reply) -> Result<Reply, Problem> {
+    /// Records the change, stores the answer, and makes both real.
+    pub async fn commit(self, change: &Change, reply: Reply) -> Result<Reply, Problem> {
+        audit::record(&self.tx, &self.origin, change).await?;
         if let Some((caller, key)) = &self.owner {
             let (status, answer, revision) = pack(&reply)?;
             self.tx.change(ANSWER, &[caller, key, &status, &answer, &revision]).await?;

@@ -7,6 +7,7 @@ use tokio_postgres::GenericClient;
 
 use super::store::{self, Record, Scope, conflict, demand_one, demand_revision};
 use super::{checks, rule_sets};
+use crate::audit::{self, Change, Subject};
 use crate::domain::ids::{SERIAL_MAX, TemplateId};
 use crate::domain::template::{Definition, Status, Stock};
 use crate::http::problem::{FieldError, Problem};
@@ -53,6 +54,18 @@ impl Action {
         }
     }
 
+    fn audited(self) -> audit::Action {
+        match self {
+            Action::Submit => audit::Action::TemplateSubmit,
+            Action::Approve => audit::Action::TemplateApprove,
+            Action::Reject => audit::Action::TemplateReject,
+            Action::Publish => audit::Action::TemplatePublish,
+            Action::Pause => audit::Action::TemplatePause,
+            Action::Resume => audit::Action::TemplateResume,
+            Action::Stop => audit::Action::TemplateStop,
+        }
+    }
+
     /// The next state, where the action is legal. What is finished is published, and sold or over.
     pub fn next(self, status: Status) -> Option<Status> {
         match (self, status) {
@@ -77,7 +90,7 @@ pub async fn act(
     revision: Option<i64>,
     action: Action,
     reason: Option<&str>,
-) -> Result<Record, Problem> {
+) -> Result<(Record, Change), Problem> {
     let record = store::lock(client, Scope::of(caller), id).await?;
     demand_revision(&record, revision)?;
     let Some(next) = action.next(record.status) else {
@@ -105,7 +118,9 @@ pub async fn act(
         .map_err(PgFault::from)?;
     demand_one(changed)?;
     store::raise(client).await?;
-    store::read(client, Scope::of(caller), id).await
+    let now = store::read(client, Scope::of(caller), id).await?;
+    let change = Change::new(action.audited(), Subject::Template(id), record.to_json(), now.to_json());
+    Ok((now, change))
 }
 
 /// Takes the rules of the template's set when it is submitted. From then on they are what was
@@ -143,7 +158,7 @@ pub async fn add_stock(
     id: TemplateId,
     revision: Option<i64>,
     add: i64,
-) -> Result<Record, Problem> {
+) -> Result<(Record, Change), Problem> {
     let record = store::lock(client, Scope::of(caller), id).await?;
     demand_revision(&record, revision)?;
     if !matches!(record.status, Status::Published | Status::Paused | Status::Finished) {
@@ -171,7 +186,10 @@ pub async fn add_stock(
         .map_err(PgFault::from)?;
     demand_one(changed)?;
     store::raise(client).await?;
-    store::read(client, Scope::of(caller), id).await
+    let now = store::read(client, Scope::of(caller), id).await?;
+    let action = audit::Action::TemplateAddStock;
+    let change = Change::new(action, Subject::Template(id), record.to_json(), now.to_json());
+    Ok((now, change))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio_postgres::{GenericClient, Row};
 
 use super::checks;
 use super::store::{Scope, check_issuer, with_owner};
+use crate::audit::{Action, Change, Subject};
 use crate::domain::fields::Complaints;
 use crate::domain::rule_set::RuleSet;
 use crate::domain::template::{self, Definition, Issuer};
@@ -76,7 +77,11 @@ impl SetRecord {
 }
 
 /// Makes a set. What the body does not say of the issuer, the key's owner says.
-pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) -> Result<SetRecord, Problem> {
+pub async fn create(
+    client: &impl GenericClient,
+    caller: &Caller,
+    body: &Value,
+) -> Result<(SetRecord, Change), Problem> {
     let set = checked(RuleSet::parse(&with_owner(caller, body)), body)?;
     check_issuer(caller, set.issuer, &set.issuer_id)?;
     let row = client
@@ -86,7 +91,9 @@ pub async fn create(client: &impl GenericClient, caller: &Caller, body: &Value) 
         )
         .await
         .map_err(refused)?;
-    Ok(SetRecord::from_row(&row)?)
+    let now = SetRecord::from_row(&row)?;
+    let change = Change::new(Action::RuleSetCreate, Subject::RuleSet(now.id), Value::Null, now.to_json());
+    Ok((now, change))
 }
 
 /// A set that the caller may see.
@@ -115,7 +122,7 @@ pub async fn patch(
     id: i32,
     revision: Option<i64>,
     patch: &Value,
-) -> Result<SetRecord, Problem> {
+) -> Result<(SetRecord, Change), Problem> {
     let record = find(client, LOCK, Scope::of(caller), id).await?;
     demand_revision(&record, revision)?;
     let set = checked(record.set.patch(patch), patch)?;
@@ -123,7 +130,9 @@ pub async fn patch(
         .query_one(PATCH, &[&id, &record.revision, &set.name, &set.description, &set.usage_rules, &caller.key_id])
         .await
         .map_err(refused)?;
-    Ok(SetRecord::from_row(&row)?)
+    let now = SetRecord::from_row(&row)?;
+    let change = Change::new(Action::RuleSetPatch, Subject::RuleSet(id), record.to_json(), now.to_json());
+    Ok((now, change))
 }
 
 /// Deletes a set that no template names.
@@ -132,11 +141,11 @@ pub async fn delete(
     caller: &Caller,
     id: i32,
     revision: Option<i64>,
-) -> Result<(), Problem> {
+) -> Result<Change, Problem> {
     let record = find(client, LOCK, Scope::of(caller), id).await?;
     demand_revision(&record, revision)?;
     client.execute(DELETE, &[&id, &record.revision]).await.map_err(refused)?;
-    Ok(())
+    Ok(Change::new(Action::RuleSetDelete, Subject::RuleSet(id), record.to_json(), Value::Null))
 }
 
 /// Copies the rules of the set that a draft names, if it names one. `given`: the draft's writer sent

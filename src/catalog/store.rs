@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{GenericClient, Row};
 
 use super::{checks, rule_sets};
+use crate::audit::{Action, Change, Subject};
 use crate::clock::now_ms;
 use crate::domain::ids::TemplateId;
 use crate::domain::template::{self, Definition, Issuer, Status};
@@ -168,7 +169,7 @@ pub async fn create(
     caller: &Caller,
     settings: &Settings,
     body: &Value,
-) -> Result<Record, Problem> {
+) -> Result<(Record, Change), Problem> {
     let mut definition = checks::parse(&with_owner(caller, body), now_ms(), settings).map_err(Problem::invalid)?;
     check_issuer(caller, definition.issuer, &definition.issuer_id)?;
     rule_sets::copy(client, &mut definition, names_rules(body)).await?;
@@ -191,7 +192,9 @@ pub async fn create(
         .map_err(name_taken)?;
     let id = TemplateId(row.get::<_, i32>("id") as u32);
     raise(client).await?;
-    read(client, Scope::of(caller), id).await
+    let now = read(client, Scope::of(caller), id).await?;
+    let change = Change::new(Action::TemplateCreate, Subject::Template(id), Value::Null, now.to_json());
+    Ok((now, change))
 }
 
 /// A template that the caller may see.
@@ -232,7 +235,7 @@ pub async fn patch(
     id: TemplateId,
     revision: Option<i64>,
     patch: &Value,
-) -> Result<Record, Problem> {
+) -> Result<(Record, Change), Problem> {
     let record = lock(client, Scope::of(caller), id).await?;
     demand_revision(&record, revision)?;
     let patched = match record.status {
@@ -285,7 +288,9 @@ pub async fn patch(
         .map_err(name_taken)?;
     demand_one(changed)?;
     raise(client).await?;
-    read(client, Scope::of(caller), id).await
+    let now = read(client, Scope::of(caller), id).await?;
+    let change = Change::new(Action::TemplatePatch, Subject::Template(id), record.to_json(), now.to_json());
+    Ok((now, change))
 }
 
 /// Deletes a draft.
@@ -294,14 +299,15 @@ pub async fn delete(
     caller: &Caller,
     id: TemplateId,
     revision: Option<i64>,
-) -> Result<(), Problem> {
+) -> Result<Change, Problem> {
     let record = lock(client, Scope::of(caller), id).await?;
     demand_revision(&record, revision)?;
     if record.status != Status::Draft {
         return Err(conflict(&record, "only a draft can be deleted"));
     }
     demand_one(client.execute(DELETE, &[&id.as_i32(), &record.revision]).await.map_err(PgFault::from)?)?;
-    raise(client).await
+    raise(client).await?;
+    Ok(Change::new(Action::TemplateDelete, Subject::Template(id), record.to_json(), Value::Null))
 }
 
 /// Tells every gateway that templates have changed. Last in a transaction: the row is everyone's.

@@ -7,15 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::publish::{self, NotYet};
 use crate::app::App;
+use crate::audit::{self, Action, Actor, Change, Origin, Subject};
 use crate::domain::ids::TemplateId;
 use crate::domain::template::Status;
 use crate::limits::{HOLDINGS_TEMPLATES_MAX, IDEMPOTENCY_HOURS, SWEEP_ROWS_MAX, SYNC_TEMPLATES_MAX};
-use crate::pg::PgFault;
+use crate::pg::{Connection, PgFault};
 use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
 use crate::telemetry::metrics;
 
@@ -92,7 +92,7 @@ pub async fn sync_once(app: &App) -> Result<(), NotYet> {
 /// One round of the life of templates.
 pub async fn life_once(app: &App) -> Result<(), NotYet> {
     let mut client = app.pg.get().await?;
-    change(&mut client, FINISH_ENDED, &[&SYNC_TEMPLATES_MAX]).await?;
+    change(&mut client, Action::TemplateFinish, FINISH_ENDED, &[&SYNC_TEMPLATES_MAX]).await?;
     client.execute(SWEEP_ANSWERS, &[&IDEMPOTENCY_HOURS, &SWEEP_ROWS_MAX]).await.map_err(PgFault::from)?;
     client.execute(SWEEP_BLACKLIST, &[&SWEEP_ROWS_MAX]).await.map_err(PgFault::from)?;
 
@@ -107,14 +107,14 @@ pub async fn life_once(app: &App) -> Result<(), NotYet> {
     let unflushed = |id: i32| meta.marks.iter().any(|(marked, entry)| marked.as_i32() == id && *entry > watermark);
     let ids: Vec<i32> = rows.iter().map(|row| row.get("id")).filter(|id| !unflushed(*id)).collect();
     if !ids.is_empty() {
-        change(&mut client, FREE_ANNOUNCE, &[&ids, &age]).await?;
+        change(&mut client, Action::TemplateFree, FREE_ANNOUNCE, &[&ids, &age]).await?;
     }
     Ok(())
 }
 
 /// Marks what is sold out finished, and published again what has stock: a restock, or an epoch
 /// that began with grants lost.
-async fn watch_stock(app: &App, client: &mut Client, identity: &Identity) -> Result<(), NotYet> {
+async fn watch_stock(app: &App, client: &mut Connection, identity: &Identity) -> Result<(), NotYet> {
     let mut after = 0i32;
     loop {
         let rows =
@@ -123,7 +123,10 @@ async fn watch_stock(app: &App, client: &mut Client, identity: &Identity) -> Res
         after = last.get("id");
         let ids: Vec<TemplateId> = rows.iter().map(|row| TemplateId(row.get::<_, i32>("id") as u32)).collect();
         let (_, held) = read_holdings(&app.redis, &app.keys, identity, None, &ids).await?;
-        for (from, to) in [(Status::Published, Status::Finished), (Status::Finished, Status::Published)] {
+        for (from, to, action) in [
+            (Status::Published, Status::Finished, Action::TemplateFinish),
+            (Status::Finished, Status::Published, Action::TemplateReopen),
+        ] {
             let (mut seen, mut generations) = (Vec::new(), Vec::new());
             for (row, holding) in rows.iter().zip(&held) {
                 let generation: i32 = row.get("stock_generation");
@@ -135,19 +138,31 @@ async fn watch_stock(app: &App, client: &mut Client, identity: &Identity) -> Res
                 }
             }
             if !seen.is_empty() {
-                change(client, FINISH_SOLD, &[&seen, &generations, &from.word(), &to.word()]).await?;
+                change(client, action, FINISH_SOLD, &[&seen, &generations, &from.word(), &to.word()]).await?;
             }
         }
     }
 }
 
-/// A change by the worker, and the counter that tells gateways of it, in one transaction.
-async fn change(client: &mut Client, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Result<(), PgFault> {
-    let tx = client.transaction().await?;
-    if tx.execute(statement, params).await? > 0 {
-        tx.execute(RAISE, &[]).await?;
+/// A change by the worker, its records, and the counter that tells gateways of it, in one transaction.
+async fn change(
+    client: &mut Connection,
+    action: Action,
+    statement: &'static str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<(), PgFault> {
+    let tx = client.begin().await?;
+    let changed = tx.rows(statement, params).await?;
+    let life = Origin::inner(Actor::Worker("life"));
+    for row in &changed {
+        let subject = Subject::Template(TemplateId(row.get::<_, i32>("id") as u32));
+        let change = Change::new(action, subject, row.get("before"), row.get("after"));
+        audit::record(&tx, &life, &change).await?;
     }
-    Ok(tx.commit().await?)
+    if !changed.is_empty() {
+        tx.change(RAISE, &[]).await?;
+    }
+    tx.commit().await
 }
 
 // === impl Trouble ===

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::audit::{self, Actor, Origin};
 use crate::catalog::lifecycle::{Action, act};
 use crate::catalog::publish::{NotYet, bring};
 use crate::catalog::{api_keys, store};
@@ -66,9 +67,9 @@ async fn make(app: &App) -> Result<TemplateId, Problem> {
     api_keys::ensure_admin_key(&app.pg, &app.config).await?;
     let approver = app.api_keys.authenticate(app.config.auth.admin_key.expose()).await?;
     let mut client = app.pg.get().await?;
-    let tx = client.transaction().await.map_err(PgFault::from)?;
+    let tx = client.begin().await?;
     let key = json!({"name": "demo author", "role": "operator", "owner_type": "platform", "owner_id": ""});
-    let key = api_keys::create(&tx, &approver, &app.code_key, &key).await?;
+    let (key, made) = api_keys::create(&*tx, &approver, &app.code_key, &key).await?;
     let author = Caller {
         key_id: key["id"].as_i64().unwrap_or_default() as i32,
         role: Role::Operator,
@@ -76,12 +77,17 @@ async fn make(app: &App) -> Result<TemplateId, Problem> {
         owner_id: String::new(),
     };
     let settings = &app.config.pricing;
-    let id = store::create(&tx, &author, settings, &definition()).await?.id;
-    act(&tx, &author, settings, id, None, Action::Submit, None).await?;
-    act(&tx, &approver, settings, id, None, Action::Approve, None).await?;
-    act(&tx, &author, settings, id, None, Action::Publish, None).await?;
-    tx.commit().await.map_err(PgFault::from)?;
-    Ok(id)
+    let by = |caller: &Caller| Origin::inner(Actor::Key(caller.key_id));
+    audit::record(&tx, &by(&approver), &made).await?;
+    let (template, made) = store::create(&*tx, &author, settings, &definition()).await?;
+    audit::record(&tx, &by(&author), &made).await?;
+    let steps = [(&author, Action::Submit), (&approver, Action::Approve), (&author, Action::Publish)];
+    for (caller, action) in steps {
+        let (_, made) = act(&*tx, caller, settings, template.id, None, action, None).await?;
+        audit::record(&tx, &by(caller), &made).await?;
+    }
+    tx.commit().await?;
+    Ok(template.id)
 }
 
 fn definition() -> Value {

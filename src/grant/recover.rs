@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use redis::Value;
+use serde_json::json;
 use tokio_postgres::{Client, Statement};
 
 use super::cells::{self, cell_i16};
@@ -18,6 +19,7 @@ use super::entry::{self, BadEntry, Grant};
 use super::opening::{OpenFault, Opened, Opening, Refusal};
 use super::queue::{self, QueueEntry, parse_entry};
 use super::writer::{WriteFault, Writer};
+use crate::audit::{self, Action, Actor, Change, Subject};
 use crate::config::{self, Config};
 use crate::domain::ids::{CellId, EntryId, Epoch};
 use crate::pg::{Pg, PgFault};
@@ -85,6 +87,11 @@ pub async fn recover(
     progress(&format!("{stored} grants on the queue belong to the stored history and are rows now"));
     let kept = keep_queue(writer.client(), redis, &keys, cell, reason).await?;
     progress(&format!("{kept} grants that PostgreSQL does not have are kept in set_aside, reason '{reason}'"));
+    // Before anything is lost: nobody wipes a cell unseen.
+    let before = json!({"epoch": meta.epoch});
+    let after = json!({"epoch": identity.epoch, "why": reason, "stored": stored, "kept": kept});
+    let change = Change::new(Action::CellRecover, Subject::Cell(cell), before, after);
+    audit::record_alone(pg, Actor::Cli, &change).await.map_err(|fault| fault.to_string())?;
     wipe(redis, &keys, &identity).await.map_err(|fault| fault.to_string())?;
     progress("the cell's keys are wiped");
     let mut opening = Opening {

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::problem::Problem;
 use crate::admission::identity::Shopper;
 use crate::app::App;
+use crate::audit::{Actor, Origin};
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 
 /// Which listener a route is reached through.
@@ -232,6 +233,15 @@ impl Request {
     /// The shopper that asks. Only on routes with [`Access::Shopper`], where the router has set it.
     pub fn shopper(&self) -> &Shopper {
         &self.shopper.as_ref().expect("the router sets the shopper before it calls the handler").0
+    }
+
+    /// Who asks and from where, for the audit log: the key, or else the shopper.
+    pub fn origin(&self) -> Origin {
+        let actor = match &self.caller {
+            Some(caller) => Actor::Key(caller.key_id),
+            None => Actor::User(self.shopper().user.clone()),
+        };
+        Origin { actor, ip: Some(self.ip), request_id: Some(self.request_id.clone()) }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -1,6 +1,9 @@
 //! The schema, and what is fixed when a deployment is made.
 
+use serde_json::{Value, json};
+
 use super::{Pg, PgFault};
+use crate::audit::{self, Action, Actor, Change, Subject};
 use crate::config::Config;
 use crate::domain::user::UserCodec;
 
@@ -32,7 +35,12 @@ pub async fn migrate(pg: &Pg, config: &Config) -> Result<Vec<String>, String> {
         .await
         .map_err(|error| PgFault::from(error).to_string())?;
     check_install(&client, config).await?;
-    Ok(report.applied_migrations().iter().map(|migration| migration.to_string()).collect())
+    let applied: Vec<String> = report.applied_migrations().iter().map(|migration| migration.to_string()).collect();
+    if !applied.is_empty() {
+        let change = Change::new(Action::SchemaMigrate, Subject::Schema, Value::Null, json!({"applied": applied}));
+        audit::record_alone(pg, Actor::Cli, &change).await.map_err(|fault| fault.to_string())?;
+    }
+    Ok(applied)
 }
 
 /// Compares the installation with the settings, and tells how user ids are stored here.

@@ -1,6 +1,7 @@
 //! Tests against real servers: one binary, a file per area.
 
 mod architecture;
+mod audit;
 mod catalog;
 mod demo;
 mod demo_process;

@@ -53,8 +53,8 @@ async fn put(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let mut reply = match idempotency::begin(&mut client, &request, "POST /v1/admin/blacklist").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let entry = blacklist::put(&**write.tx(), request.caller(), &app, &body).await?;
-            write.commit(Reply::Created(entry)).await?
+            let (entry, change) = blacklist::put(&**write.tx(), request.caller(), &app, &body).await?;
+            write.commit(&change, Reply::Created(entry)).await?
         }
     };
     if let Reply::Created(entry) = &mut reply {
@@ -83,8 +83,8 @@ async fn delete(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/blacklist/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            blacklist::delete(&**write.tx(), id).await?;
-            write.commit(Reply::NoContent).await
+            let change = blacklist::delete(&**write.tx(), id).await?;
+            write.commit(&change, Reply::NoContent).await
         }
     }
 }

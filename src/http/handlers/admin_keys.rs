@@ -43,8 +43,8 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let mut reply = match idempotency::begin(&mut client, &request, "POST /v1/admin/api-keys").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let answer = api_keys::create(&**write.tx(), request.caller(), &app.code_key, &body).await?;
-            write.commit(Reply::Created(answer)).await?
+            let (answer, change) = api_keys::create(&**write.tx(), request.caller(), &app.code_key, &body).await?;
+            write.commit(&change, Reply::Created(answer)).await?
         }
     };
     if let Reply::Created(answer) = &mut reply {
@@ -69,8 +69,8 @@ async fn revoke(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/api-keys/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            api_keys::revoke(&**write.tx(), Scope::of(request.caller()), id).await?;
-            write.commit(Reply::NoContent).await
+            let change = api_keys::revoke(&**write.tx(), Scope::of(request.caller()), id).await?;
+            write.commit(&change, Reply::NoContent).await
         }
     }
 }

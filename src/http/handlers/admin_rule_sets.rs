@@ -53,8 +53,8 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "POST /v1/admin/rule-sets").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = rule_sets::create(&**write.tx(), request.caller(), &body).await?;
-            write.commit(Reply::Created(record.to_json())).await
+            let (record, change) = rule_sets::create(&**write.tx(), request.caller(), &body).await?;
+            write.commit(&change, Reply::Created(record.to_json())).await
         }
     }
 }
@@ -82,8 +82,9 @@ async fn patch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "PATCH /v1/admin/rule-sets/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = rule_sets::patch(&**write.tx(), request.caller(), id, Some(revision), &patch).await?;
-            write.commit(Reply::OkTagged(record.to_json(), record.revision)).await
+            let (record, change) =
+                rule_sets::patch(&**write.tx(), request.caller(), id, Some(revision), &patch).await?;
+            write.commit(&change, Reply::OkTagged(record.to_json(), record.revision)).await
         }
     }
 }
@@ -95,8 +96,8 @@ async fn delete(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/rule-sets/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            rule_sets::delete(&**write.tx(), request.caller(), id, if_match(&request)).await?;
-            write.commit(Reply::NoContent).await
+            let change = rule_sets::delete(&**write.tx(), request.caller(), id, if_match(&request)).await?;
+            write.commit(&change, Reply::NoContent).await
         }
     }
 }

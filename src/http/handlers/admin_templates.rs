@@ -94,8 +94,8 @@ async fn create(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "POST /v1/admin/templates").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            let record = store::create(&**write.tx(), request.caller(), &app.config.pricing, &body).await?;
-            write.commit(Reply::Created(record.to_json())).await
+            let (record, change) = store::create(&**write.tx(), request.caller(), &app.config.pricing, &body).await?;
+            write.commit(&change, Reply::Created(record.to_json())).await
         }
     }
 }
@@ -124,9 +124,9 @@ async fn patch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let reply = match idempotency::begin(&mut client, &request, "PATCH /v1/admin/templates/{id}").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let record =
+            let (record, change) =
                 store::patch(&**write.tx(), request.caller(), &app.config.pricing, id, Some(revision), &patch).await?;
-            write.commit(tagged(&record)).await?
+            write.commit(&change, tagged(&record)).await?
         }
     };
     drop(client);
@@ -140,8 +140,8 @@ async fn delete(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     match idempotency::begin(&mut client, &request, "DELETE /v1/admin/templates/{id}").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
-            store::delete(&**write.tx(), request.caller(), id, if_match(&request)).await?;
-            write.commit(Reply::NoContent).await
+            let change = store::delete(&**write.tx(), request.caller(), id, if_match(&request)).await?;
+            write.commit(&change, Reply::NoContent).await
         }
     }
 }
@@ -189,7 +189,7 @@ async fn act(app: Arc<App>, request: Request, action: Action) -> Result<Reply, P
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
             let revision = if_match(&request);
-            let record = lifecycle::act(
+            let (record, change) = lifecycle::act(
                 &**write.tx(),
                 request.caller(),
                 &app.config.pricing,
@@ -199,7 +199,7 @@ async fn act(app: Arc<App>, request: Request, action: Action) -> Result<Reply, P
                 reason.as_deref(),
             )
             .await?;
-            write.commit(tagged(&record)).await?
+            write.commit(&change, tagged(&record)).await?
         }
     };
     drop(client);
@@ -220,8 +220,9 @@ async fn add_stock(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let reply = match idempotency::begin(&mut client, &request, "POST /v1/admin/templates/{id}/stock").await? {
         Begun::Repeat(reply) => reply,
         Begun::Fresh(write) => {
-            let record = lifecycle::add_stock(&**write.tx(), request.caller(), id, if_match(&request), add).await?;
-            write.commit(tagged(&record)).await?
+            let (record, change) =
+                lifecycle::add_stock(&**write.tx(), request.caller(), id, if_match(&request), add).await?;
+            write.commit(&change, tagged(&record)).await?
         }
     };
     drop(client);
