@@ -2,6 +2,7 @@
 #
 #   make run    everything in one: installs what is missing, builds, puts a template on sale
 #   make test   installs what the tests need, and runs them all
+#   make load-check  runs each wrk and k6 script of loadtest/ for a short time; installs wrk, and k6 under target/
 #   make check  formatting, lints and documentation, each warning an error
 #   make pricing-exact  the best combination compared with enumeration on 100,000 carts, some minutes
 
@@ -9,7 +10,7 @@
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test check pricing-exact
+.PHONY: run build install toolchain test load-check check pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -22,6 +23,10 @@ install:
 
 test: install toolchain
 	$(CARGO) test --workspace --locked
+
+load-check: install toolchain
+	./scripts/install-load-tools
+	$(CARGO) test --locked --test it -- --ignored load_scripts
 
 check: toolchain
 	$(CARGO) fmt --all --check

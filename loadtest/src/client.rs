@@ -28,6 +28,14 @@ pub enum Identity {
     TrustedHeader,
 }
 
+/// Makes the header that says whose a request is.
+#[derive(Clone)]
+pub struct Credentials {
+    identity: Identity,
+    /// The same for every token, so that a user's is always the same.
+    tokens_expire: u64,
+}
+
 #[derive(Clone)]
 pub struct Settings {
     /// `host:port` each.
@@ -63,10 +71,11 @@ pub struct Summary {
 
 struct Shared {
     plan: Plan,
+    /// Which of the plan's claims; none: all of them, in order.
+    only: Option<Vec<u64>>,
     settings: Settings,
+    credentials: Credentials,
     journal: Arc<Journal>,
-    /// The same for every token, so that a user's is always the same.
-    tokens_expire: u64,
     next: AtomicU64,
     decided: AtomicU64,
     requests: AtomicU64,
@@ -110,12 +119,23 @@ const TOKEN_SECONDS: u64 = 86_400;
 
 /// Starts a plan's claims as tasks of the present runtime.
 pub fn start(plan: Plan, settings: Settings, journal: Arc<Journal>) -> Load {
+    start_claims(plan, None, settings, journal)
+}
+
+/// Asks for claims of these numbers until their outcomes are certain: those that the open loop left
+/// unknown.
+pub fn settle(plan: Plan, numbers: Vec<u64>, settings: Settings, journal: Arc<Journal>) -> Load {
+    start_claims(plan, Some(numbers), settings, journal)
+}
+
+fn start_claims(plan: Plan, only: Option<Vec<u64>>, settings: Settings, journal: Arc<Journal>) -> Load {
     let connections = settings.connections.max(1);
     let shared = Arc::new(Shared {
         plan,
+        only,
+        credentials: Credentials::new(settings.identity.clone()),
         settings,
         journal,
-        tokens_expire: now_ms() as u64 / 1000 + TOKEN_SECONDS,
         next: AtomicU64::new(0),
         decided: AtomicU64::new(0),
         requests: AtomicU64::new(0),
@@ -202,8 +222,13 @@ impl Summary {
 impl Worker {
     async fn run(mut self) {
         loop {
-            let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.shared.plan.claims || self.shared.stopping.load(Ordering::Relaxed) {
+            let turn = self.shared.next.fetch_add(1, Ordering::Relaxed);
+            let number = match &self.shared.only {
+                Some(numbers) => numbers.get(turn as usize).copied(),
+                None => (turn < self.shared.plan.claims).then_some(turn),
+            };
+            let Some(number) = number else { return };
+            if self.shared.stopping.load(Ordering::Relaxed) {
                 return;
             }
             let claim = self.shared.plan.claim(number);
@@ -300,50 +325,69 @@ impl Worker {
     }
 
     fn identity(&self, claim: &Claim) -> Result<String, String> {
-        let user = self.shared.plan.user(claim.user);
-        Ok(match &self.shared.settings.identity {
-            Identity::Tokens(auth) => {
-                let claims = TokenClaims {
-                    sub: user,
-                    iss: auth.jwt_issuer.clone(),
-                    aud: auth.jwt_audience.clone(),
-                    exp: self.shared.tokens_expire,
-                    level: None,
-                    tags: Vec::new(),
-                    registered_at: None,
-                    first_order: None,
-                };
-                format!("authorization: Bearer {}\r\n", identity::sign(auth, &claims)?)
-            }
-            Identity::TrustedHeader => format!("x-user-id: {user}\r\n"),
-        })
+        let (name, value) = self.shared.credentials.header(&self.shared.plan.user(claim.user))?;
+        Ok(format!("{name}: {value}\r\n"))
     }
 
     fn request(&self, claim: &Claim, key: Option<&str>, identity: &str) -> (Request, Vec<u8>) {
         let plan = &self.shared.plan;
         let gateway = &self.shared.settings.gateways[self.gateway];
-        let (ip, device) = (plan.address(claim.user), plan.device(claim.user));
         let mut head =
             format!("POST /v1/templates/{}/claims HTTP/1.1\r\nhost: {gateway}\r\n{identity}", claim.template);
-        for (name, value) in
-            [("idempotency-key", key), ("x-forwarded-for", ip.as_deref()), ("x-device-id", device.as_deref())]
-        {
+        let request = note(plan, claim, key, gateway);
+        for (name, value) in [
+            ("idempotency-key", key),
+            ("x-forwarded-for", request.ip.as_deref()),
+            ("x-device-id", request.device.as_deref()),
+        ] {
             if let Some(value) = value {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
         }
         head.push_str("content-length: 0\r\n\r\n");
-        let request = Request {
-            seq: 0,
-            at: now_ms(),
-            gateway: gateway.as_str().into(),
-            template: claim.template,
-            user: plan.user(claim.user).into(),
-            claim_key: key.map(Into::into),
-            ip: ip.map(Into::into),
-            device: device.map(Into::into),
-        };
         (request, head.into_bytes())
+    }
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    pub fn new(identity: Identity) -> Credentials {
+        Credentials { identity, tokens_expire: now_ms() as u64 / 1000 + TOKEN_SECONDS }
+    }
+
+    /// Name and value.
+    pub fn header(&self, user: &str) -> Result<(&'static str, String), String> {
+        Ok(match &self.identity {
+            Identity::Tokens(auth) => {
+                let claims = TokenClaims {
+                    sub: user.to_owned(),
+                    iss: auth.jwt_issuer.clone(),
+                    aud: auth.jwt_audience.clone(),
+                    exp: self.tokens_expire,
+                    level: None,
+                    tags: Vec::new(),
+                    registered_at: None,
+                    first_order: None,
+                };
+                ("authorization", format!("Bearer {}", identity::sign(auth, &claims)?))
+            }
+            Identity::TrustedHeader => ("x-user-id", user.to_owned()),
+        })
+    }
+}
+
+/// A claim as the journal has it, to be sent now.
+pub fn note(plan: &Plan, claim: &Claim, key: Option<&str>, gateway: &str) -> Request {
+    Request {
+        seq: 0,
+        at: now_ms(),
+        gateway: gateway.into(),
+        template: claim.template,
+        user: plan.user(claim.user).into(),
+        claim_key: key.map(Into::into),
+        ip: plan.address(claim.user).map(Into::into),
+        device: plan.device(claim.user).map(Into::into),
     }
 }
 
@@ -358,7 +402,8 @@ struct Body {
     coupons: Vec<Held>,
 }
 
-fn read(answer: &http::Answer) -> Outcome {
+/// What an answer says of its claim.
+pub fn read(answer: &http::Answer) -> Outcome {
     let Ok(body) = serde_json::from_slice::<Body>(&answer.body) else {
         // Not of the gateway, or not whole: it says nothing.
         return Outcome::Unknown { why: format!("status {} with a body that is no answer", answer.status).into() };

@@ -147,6 +147,11 @@ impl Journal {
         Ok(())
     }
 
+    /// As if the answer to a request had been lost: for tests of who asks again.
+    pub fn forget_answer(&self, seq: u64) {
+        self.inner().exchanges[seq as usize - 1].answer = None;
+    }
+
     /// What it holds by now.
     pub fn record(&self) -> Record {
         Record { exchanges: self.inner().exchanges.clone(), orphans: Vec::new() }

@@ -4,12 +4,16 @@
 //! # Layout
 //! - [`plan`]: which claims are made, by seed
 //! - [`journal`]: what was asked and answered
-//! - [`http`]: one keep-alive connection
-//! - [`client`]: many connections over any number of gateways
+//! - [`http`], [`link`]: one connection, as small as can be, and over both protocols
+//! - [`client`]: the closed loop: many connections over any number of gateways
+//! - [`open`], [`pacer`]: the open loop, at a constant rate
 //! - [`check`]: journal, Redis and PostgreSQL, every difference named
 
 pub mod check;
 pub mod client;
 pub mod http;
 pub mod journal;
+pub mod link;
+pub mod open;
+pub mod pacer;
 pub mod plan;

@@ -11,6 +11,8 @@ use floodgate::demo::folder;
 use floodgate_loadtest::check::{Checker, Difference};
 use floodgate_loadtest::client::{self, Identity, Settings};
 use floodgate_loadtest::journal::{Journal, Record};
+use floodgate_loadtest::link::Protocol;
+use floodgate_loadtest::open;
 use floodgate_loadtest::plan::{Plan, seed_of_now};
 
 /// Load on Floodgate, journalled, and the check of the journal.
@@ -23,14 +25,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Claim, and write down every request and answer
+    /// Claim as fast as answers come, ask again what is unknown, and write down every request and answer
     Claim(Claim),
+    /// Claim at a constant rate, whether answers come or not, and tell latencies from the intended times
+    Open(Open),
     /// Compare a journal with Redis and PostgreSQL; the exit status is 1 where they differ
     Check(Check),
 }
 
+/// Which claims are made, and where.
 #[derive(Args)]
-struct Claim {
+struct Shape {
     /// A gateway's public address, as http://127.0.0.1:8080; may be given again
     #[arg(long = "url", required = true, value_name = "URL")]
     urls: Vec<String>,
@@ -40,16 +45,11 @@ struct Claim {
     /// How many users claim, named by --prefix and a number
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=16_000_000))]
     users: u32,
-    /// Claims in all; what is asked again because its outcome was unknown is not counted
-    #[arg(long, default_value_t = 40_000)]
-    requests: u64,
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
-    /// The journal, a file that must not exist yet
-    #[arg(long, value_name = "FILE")]
-    journal: PathBuf,
     #[arg(long, default_value = "u-")]
     prefix: String,
+    /// Each claim by the next user, instead of by any
+    #[arg(long)]
+    in_turn: bool,
     /// Claim keys that a user has for a template: with 1, whoever claims again gets a replay
     #[arg(long, default_value_t = 1)]
     keys_per_user: u32,
@@ -67,6 +67,46 @@ struct Claim {
     seed: Option<u64>,
     #[command(flatten)]
     source: Source,
+}
+
+#[derive(Args)]
+struct Claim {
+    /// Claims in all; what is asked again because its outcome was unknown is not counted
+    #[arg(long, default_value_t = 40_000)]
+    requests: u64,
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// The journal, a file that must not exist yet
+    #[arg(long, value_name = "FILE")]
+    journal: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+#[derive(Args)]
+struct Open {
+    /// Claims a second
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: u64,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// HTTP/2 without TLS instead of HTTP/1.1
+    #[arg(long)]
+    h2c: bool,
+    /// Requests under way at once on one connection of HTTP/2
+    #[arg(long, default_value_t = 64)]
+    streams: usize,
+    /// Threads of this client; one drives some ten thousand claims a second
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// The journal, a file that must not exist yet. Claims whose outcome stayed unknown are then asked
+    /// again at the end, so that `check` finds final answers
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 #[derive(Args)]
@@ -105,6 +145,7 @@ const SHOWN_MAX: usize = 100;
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Claim(command) => command.run().await,
+        Command::Open(command) => command.run().await,
         Command::Check(command) => command.run().await,
     };
     match done {
@@ -116,27 +157,36 @@ async fn main() -> ExitCode {
     }
 }
 
-impl Claim {
-    async fn run(self) -> Result<ExitCode, String> {
+impl Shape {
+    /// The plan of so many claims, the gateways, and how requests say whose they are.
+    fn read(self, claims: u64) -> Result<(Plan, Vec<String>, Identity), String> {
         let config = settings(self.source, &[])?;
         let identity = match config.auth.mode {
             AuthMode::Jwt => Identity::Tokens(config.auth),
             AuthMode::TrustedHeader => Identity::TrustedHeader,
         };
         let gateways = self.urls.iter().map(|url| address(url)).collect::<Result<_, _>>()?;
-        let journal = Arc::new(Journal::to_file(&self.journal)?);
         let plan = Plan {
             seed: self.seed.unwrap_or_else(seed_of_now),
-            claims: self.requests,
+            claims,
             templates: self.templates,
             prefix: self.prefix,
             users: self.users,
+            in_turn: self.in_turn,
             keys_per_user: self.keys_per_user,
             keyless: self.keyless,
             double_clicks: self.double_clicks,
             places: self.places,
         };
         println!("seed {}", plan.seed);
+        Ok((plan, gateways, identity))
+    }
+}
+
+impl Claim {
+    async fn run(self) -> Result<ExitCode, String> {
+        let (plan, gateways, identity) = self.shape.read(self.requests)?;
+        let journal = Arc::new(Journal::to_file(&self.journal)?);
         let load = client::start(plan, Settings::new(gateways, self.connections, identity), journal);
         let summary = load.finish().await?;
         for (outcome, count) in &summary.outcomes {
@@ -146,6 +196,46 @@ impl Claim {
         println!("{requests} requests in {took:.1} s, {:.0} claims decided a second", summary.rate());
         if summary.given_up + summary.lost_keyless > 0 {
             println!("{} claims got no definite answer", summary.given_up + summary.lost_keyless);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Open {
+    async fn run(self) -> Result<ExitCode, String> {
+        let (plan, gateways, identity) = self.shape.read(self.rate * self.seconds)?;
+        let journal = self.journal.as_deref().map(Journal::to_file).transpose()?.map(Arc::new);
+        let settings = open::Settings {
+            gateways: gateways.clone(),
+            protocol: if self.h2c { Protocol::H2c } else { Protocol::Http1 },
+            connections: self.connections,
+            streams: self.streams,
+            rate: self.rate,
+            identity: identity.clone(),
+            request_timeout: Duration::from_secs(10),
+            threads: self.threads,
+        };
+        let report = open::run(plan.clone(), settings, journal.clone()).await?;
+        for (outcome, count) in &report.outcomes {
+            println!("{count:>10} {outcome}");
+        }
+        let rate = report.claims as f64 / report.took.as_secs_f64();
+        println!("{} claims in {:.2} s, {rate:.0} a second", report.claims, report.took.as_secs_f64());
+        println!("{} went more than a millisecond late; their wait is in the latencies", report.late);
+        let latencies = [("answers", &report.latency), ("granted", &report.granted), ("refused", &report.refused)];
+        for (name, latency) in latencies.into_iter().filter(|(_, latency)| latency.count() > 0) {
+            print!("{name:>10}");
+            for (word, part) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+                print!("  {word} {:.3} ms", latency.at(part).as_secs_f64() * 1e3);
+            }
+            println!();
+        }
+        if let Some(journal) = journal.filter(|_| !report.unknown.is_empty()) {
+            let count = report.unknown.len();
+            println!("asking again for {count} claims whose outcome is unknown");
+            let settings = Settings::new(gateways, self.connections, identity);
+            let summary = client::settle(plan, report.unknown, settings, journal).finish().await?;
+            println!("settled: {:?}", summary.outcomes);
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -14,6 +14,8 @@ pub struct Plan {
     /// Users are named by this and a number from 1 to `users`.
     pub prefix: String,
     pub users: u32,
+    /// Whether each claim is by a new user, in order, as long as there are some.
+    pub in_turn: bool,
     /// Claim keys that a user has for a template: 1 makes every further claim of theirs a replay.
     pub keys_per_user: u32,
     /// Of 1000 claims, how many bring no claim key.
@@ -45,6 +47,7 @@ impl Plan {
             templates: vec![template],
             prefix: "u-".into(),
             users,
+            in_turn: false,
             keys_per_user: 1,
             keyless: 0,
             double_clicks: 0,
@@ -57,7 +60,11 @@ impl Plan {
         let double = number > 0 && self.draw(number, 0, 1000) < u64::from(self.double_clicks);
         let number = if double { number - 1 } else { number };
         let template = self.templates[self.draw(number, 1, self.templates.len() as u64) as usize];
-        let user = self.draw(number, 2, u64::from(self.users)) as u32 + 1;
+        let user = match self.in_turn {
+            true => number % u64::from(self.users.max(1)),
+            false => self.draw(number, 2, u64::from(self.users)),
+        };
+        let user = user as u32 + 1;
         let keyed = self.draw(number, 3, 1000) >= u64::from(self.keyless);
         let key = self.draw(number, 4, u64::from(self.keys_per_user));
         Claim { template, user, key: keyed.then(|| format!("{}{user}-{template}-{key}", self.prefix)) }

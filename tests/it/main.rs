@@ -14,6 +14,7 @@ mod http_routes;
 mod http_stores;
 mod http_wallet;
 mod kills;
+mod load_scripts;
 mod lost_tails;
 mod quotes;
 mod sale;

@@ -9,6 +9,8 @@ use floodgate::redis::keys::CellKeys;
 use floodgate_loadtest::check::{Checker, Difference};
 use floodgate_loadtest::client::{self, Identity, Settings, Summary};
 use floodgate_loadtest::journal::{Journal, Outcome, Record};
+use floodgate_loadtest::link::Protocol;
+use floodgate_loadtest::open;
 use floodgate_loadtest::plan::Plan;
 use serde_json::json;
 
@@ -82,6 +84,41 @@ async fn a_stock_is_sold_to_the_last_coupon_and_nobody_gets_two() {
     agree(&app, &journal.record()).await;
     let serials: Vec<i64> = app.rows(id).await.iter().map(|row| row.serial).collect();
     assert!(serials.iter().copied().eq(1..=i64::from(stock)), "every serial once");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_loop_over_either_protocol_is_journalled_whole() {
+    let app = shop("sale-open").await;
+    for protocol in [Protocol::Http1, Protocol::H2c] {
+        let id = app.publish(coupons(500)).await;
+        let plan = Plan { in_turn: true, ..Plan::new(template(id), 700, 700) };
+        let journal = Arc::new(Journal::in_memory());
+        let closed = settings(&app, &[0, 1], 8);
+        let load = open::Settings {
+            gateways: closed.gateways.clone(),
+            protocol,
+            connections: 8,
+            streams: 16,
+            rate: 700,
+            identity: closed.identity.clone(),
+            request_timeout: closed.request_timeout,
+            threads: 2,
+        };
+        let report = open::run(plan.clone(), load, Some(journal.clone())).await.unwrap();
+        assert_eq!(report.claims, 700);
+        assert_eq!((report.latency.count(), report.granted.count() + report.refused.count()), (700, 700));
+        assert_eq!((report.count("granted"), report.count("sold_out")), (500, 200), "{:?}", report.outcomes);
+        assert!(report.latency.at(1.0) >= report.latency.at(0.5));
+        // A claim whose answer was lost is asked again with its key, and has one outcome then.
+        let first = &journal.record().exchanges[0].request;
+        let number = first.user.trim_start_matches("u-").parse::<u64>().unwrap() - 1;
+        journal.forget_answer(first.seq);
+        assert_ne!(differences(&app, &journal.record()).await, []);
+        let settled = client::settle(plan, vec![number], closed, journal.clone()).finish().await.unwrap();
+        assert_eq!(settled.count("replayed"), 1, "{settled:?}");
+        agree(&app, &journal.record()).await;
+    }
     app.stop().await;
 }
 

@@ -1,0 +1,21 @@
+// A flash sale: new users at a constant rate, more than there are coupons.
+// Holds when exactly STOCK claims were granted and everybody else was told that it is sold out.
+
+import http from 'k6/http';
+import { claim, constant, count, fresh, onSale, settings, summaryTrendStats, thresholds } from './lib/floodgate.js';
+
+settings.stock = settings.stock || Math.max(1, Math.floor((settings.rate * settings.seconds) / 2));
+
+export const options = {
+  scenarios: { flash_sale: constant() },
+  thresholds: thresholds({ granted: `count==${settings.stock}`, sold_out: 'count>0' }),
+  summaryTrendStats,
+};
+
+export function setup() {
+  return onSale();
+}
+
+export default function ({ templates }) {
+  count(http.request(...claim(templates[0], fresh())), ['granted', 'sold_out']);
+}
