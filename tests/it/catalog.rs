@@ -234,7 +234,8 @@ async fn keys_have_owners_roles_and_an_end_and_writes_happen_once() {
 
     // Writes happen once, also when they come at once; a refused write leaves its key free.
     let headers = [("idempotency-key", "once")];
-    let create = || shop.call(&platform, "POST", "/v1/admin/templates", &headers, coupons("once"));
+    let body = coupons("once");
+    let create = || shop.call(&platform, "POST", "/v1/admin/templates", &headers, body.clone());
     let (a, b, c) = tokio::join!(create(), create(), create());
     assert_eq!((a.status, &a, &b), (201, &b, &c));
     let other = shop.call(&mine, "POST", "/v1/admin/templates", &headers, coupons("once")).await;
