@@ -21,6 +21,7 @@ use crate::gateway::ClaimKeys;
 use crate::grant::watermark::{self, AckPoller, Acks};
 use crate::hashing::Hashing;
 use crate::pg::Pg;
+use crate::pg::replica::Replica;
 use crate::quotes::Desk;
 use crate::redis::client::Redis;
 use crate::redis::keys::CellKeys;
@@ -30,6 +31,8 @@ use crate::telemetry::metrics;
 pub struct App {
     pub config: Config,
     pub pg: Pg,
+    /// For reads that decide nothing.
+    pub replica: Replica,
     pub redis: Redis,
     pub code_key: CodeKey,
     pub users: UserCodec,
@@ -71,6 +74,7 @@ impl App {
         let pg = Pg::new(&config.postgres)?;
         let (acks, ack_poller) = watermark::acks(pg.clone(), cell);
         Ok(Arc::new(App {
+            replica: Replica::new(&config.postgres)?,
             redis: Redis::new(&config.redis)?,
             hashing: Hashing::new(&code_key),
             gatekeeper: Gatekeeper::new(&config.auth),
@@ -129,6 +133,7 @@ impl App {
             metrics().snapshot_age_seconds.set((now_ms() - checked_at) as f64 / 1000.0);
         }
         metrics().postgres_pool_busy.set(f64::from(self.pg.pool_status().0));
+        metrics().replica_pool_busy.set(f64::from(self.replica.busy()));
         metrics().redis_pool_busy.set(self.redis.pool_status().0 as f64);
         metrics().quotes_waiting.set(self.quotes.waiting() as f64);
         self.throttles.report();

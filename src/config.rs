@@ -79,6 +79,8 @@ pub struct Redis {
 #[serde(deny_unknown_fields)]
 pub struct Postgres {
     pub url: Secret,
+    pub replica_url: Secret,
+    pub replica_lag_max_ms: u64,
     pub pool_max: u32,
     pub connect_timeout_ms: u64,
     pub statement_timeout_ms: u64,

@@ -95,6 +95,19 @@ pub const PAGE_DEFAULT: usize = 20;
 /// Templates whose receipts one wallet or claim center read looks at.
 pub const HOLDINGS_TEMPLATES_MAX: usize = 500;
 
+/// Coupons of one user that one read of a wallet or a quote looks at, newest first: each may lie on a page
+/// of its own, 16 MB of PostgreSQL's buffers and 5 ms where they are in memory.
+pub const WALLET_LOOK_MAX: usize = 2_000;
+const _: () = assert!(WALLET_LOOK_MAX > PAGE_MAX && WALLET_LOOK_MAX > QUOTE_COUPONS_MAX);
+
+/// Time between two looks at a replica, and positions of the primary that its lag is told by: ten minutes
+/// of them, after which a replica that stands still is as late as it ever needs to be.
+pub const REPLICA_LOOK_MS: u64 = 500;
+pub const REPLICA_POSITIONS_MAX: usize = 1_200;
+
+/// The longest that a read waits for a connection to a replica, while it could ask the primary.
+pub const REPLICA_CONNECT_MS: u64 = 1_000;
+
 /// Time between two attempts to open a cell.
 pub const OPEN_PAUSE_MS: u64 = 1_000;
 

@@ -5,10 +5,12 @@
 //! - [`connection`]: a pooled connection that prepares each statement once
 //! - [`migrate`]: the schema and what is fixed at installation
 //! - [`copy`]: rows encoded by hand for COPY
+//! - [`replica`]: a replica for reads that decide nothing
 
 pub mod connection;
 pub mod copy;
 pub mod migrate;
+pub mod replica;
 
 use std::fmt;
 use std::time::Duration;

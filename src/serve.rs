@@ -26,7 +26,7 @@ use crate::http::listener::{self, Open};
 use crate::http::route::Door;
 use crate::http::router::Router;
 use crate::limits::BACKGROUND_REQUESTS_MAX;
-use crate::pg::PgFault;
+use crate::pg::{PgFault, replica};
 use crate::telemetry::{self, metrics};
 
 /// What a process does.
@@ -63,6 +63,8 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     let mut background: Vec<JoinHandle<()>> =
         vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(poller::run(app.clone()))];
     background.push(tokio::spawn(cell::watch(app.claims.cell.clone(), app.engine())));
+    let looked_after = app.clone();
+    background.push(tokio::spawn(async move { replica::watch(looked_after.pg.clone(), &looked_after.replica).await }));
     if let Some(acks) = app.ack_poller.lock().expect("no panic holds this lock").take() {
         background.push(tokio::spawn(acks.run()));
     }

@@ -144,6 +144,18 @@ metrics_table! {
     templates_out_of_step: Gauge "floodgate_templates_out_of_step",
     /// Connections to PostgreSQL in use.
     postgres_pool_busy: Gauge "floodgate_postgres_pool_busy",
+    /// Reads that a replica could have served, by what became of them: it served them.
+    replica_reads_served: Counter "floodgate_replica_reads_total" {"result" = "served"},
+    /// Reads that a replica could have served, by what became of them: it was not new enough, the primary served them.
+    replica_reads_behind: Counter "floodgate_replica_reads_total" {"result" = "behind"},
+    /// Reads that a replica could have served, by what became of them: it failed, the primary served them.
+    replica_reads_failed: Counter "floodgate_replica_reads_total" {"result" = "failed"},
+    /// 1 while reads that decide nothing go to the replica of postgres.replica_url.
+    replica_in_use: Gauge "floodgate_replica_in_use",
+    /// Seconds for which the replica has missed something that the primary had.
+    replica_lag_seconds: Gauge "floodgate_replica_lag_seconds",
+    /// Connections to the replica in use.
+    replica_pool_busy: Gauge "floodgate_replica_pool_busy",
     /// Pooled connections to Redis in use.
     redis_pool_busy: Gauge "floodgate_redis_pool_busy",
 }

@@ -56,7 +56,7 @@ impl Layers {
         for (section, key) in SECRETS {
             let slot = shown.get_mut(*section).and_then(Value::as_table_mut).and_then(|table| table.get_mut(*key));
             if let Some(Value::String(text)) = slot {
-                *text = if *key == "url" {
+                *text = if key.ends_with("url") {
                     hide_password(text)
                 } else if text.is_empty() {
                     String::new()
@@ -69,8 +69,14 @@ impl Layers {
     }
 }
 
-const SECRETS: &[(&str, &str)] =
-    &[("redis", "url"), ("postgres", "url"), ("auth", "jwt_secret"), ("auth", "admin_key"), ("code", "key")];
+const SECRETS: &[(&str, &str)] = &[
+    ("redis", "url"),
+    ("postgres", "url"),
+    ("postgres", "replica_url"),
+    ("auth", "jwt_secret"),
+    ("auth", "admin_key"),
+    ("code", "key"),
+];
 
 /// Names that the environment may use beside FLOODGATE_SECTION_KEY.
 const SHORT_NAMES: &[(&str, &str, &str)] = &[

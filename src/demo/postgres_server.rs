@@ -80,6 +80,23 @@ impl PostgresServer {
         Ok(server)
     }
 
+    /// A standby of this server on a folder of its own: a copy, which then follows it. For tests.
+    pub async fn standby(&self, folder: &Path, options: &PostgresOptions) -> Result<PostgresServer, String> {
+        let folder = place::private_folder(folder)?;
+        let user = if place::is_root() { Some(place::unprivileged()?) } else { None };
+        let home = home(&folder, user)?;
+        let bin = binaries(fs::read_to_string(self.data.join("PG_VERSION")).ok())?;
+        let mut command = Command::new(bin.join("pg_basebackup"));
+        command.args(["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--host"]);
+        command.arg(&self.sockets).arg("--pgdata").arg(home.join("data")).current_dir(&home);
+        run_as(&mut command, user);
+        let output = run_helper(command, "").await.map_err(|error| format!("cannot run pg_basebackup: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("cannot copy the server: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        PostgresServer::start(&folder, options).await
+    }
+
     /// As the PostgreSQL client takes it.
     pub fn url(&self) -> String {
         format!("postgres://floodgate@/floodgate?host={}", place::percent(self.sockets.as_os_str()))

@@ -33,6 +33,8 @@ pub struct CellMeta {
     /// The queue's last entry ever, trimmed or not.
     pub last: EntryId,
     pub backlog: u64,
+    /// The first entry that is still on the queue; `None`: all are trimmed.
+    pub first: Option<EntryId>,
     /// Grants on the queue.
     pub queued: u64,
     /// When the oldest of them were granted.
@@ -207,11 +209,16 @@ fn meta_call(keys: &CellKeys) -> Call {
 
 fn parse_meta(reply: Value) -> Result<CellMeta, Fault> {
     let Value::Array(fields) = reply else { return Err(Fault::reply("no array")) };
-    let [role, live, epoch, open, replid, clock, now, last, backlog, oldest, Value::Array(all)] = fields.as_slice()
+    let [role, live, epoch, open, replid, clock, now, last, backlog, first, oldest, Value::Array(all)] =
+        fields.as_slice()
     else {
         return Err(short());
     };
     let or_zero = |value: &Value| -> Result<i64, Fault> { if text(value)?.is_empty() { Ok(0) } else { int(value) } };
+    let entry = |value: &Value| match text(value)?.as_str() {
+        "" => Ok(None),
+        id => EntryId::parse(id).ok_or_else(|| Fault::reply("no entry id")).map(Some),
+    };
     let mut marks = Vec::new();
     let mut quotas = [(0, 0); 3];
     let (mut queued, mut install, mut wiping) = (0, String::new(), false);
@@ -247,11 +254,9 @@ fn parse_meta(reply: Value) -> Result<CellMeta, Fault> {
         replid: text(replid)?,
         clock: or_zero(clock)?,
         now: int(now)?,
-        last: match text(last)?.as_str() {
-            "" => EntryId::ZERO,
-            id => EntryId::parse(id).ok_or_else(|| Fault::reply("no entry id"))?,
-        },
+        last: entry(last)?.unwrap_or(EntryId::ZERO),
         backlog: int(backlog)? as u64,
+        first: entry(first)?,
         queued,
         oldest: Some(or_zero(oldest)?).filter(|at| *at > 0),
         quotas,
