@@ -5,36 +5,39 @@
 //! seen at least once; each is shown once.
 //!
 //! # Layout
-//! - this file: a user's coupons
+//! - this file: a user's coupons by their names, and all at once for an order
+//! - [`page`]: a wallet, page by page
+//! - [`history`]: what happened to a coupon, for support
 //! - [`center`]: templates with what this user may do
 //! - [`settle`]: a grant waited for until it is a row
 
 pub mod center;
+pub mod history;
+pub mod page;
 pub mod settle;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::app::App;
-use crate::claim::engine::Held;
 use crate::clock::now_ms;
 use crate::domain::code::CouponName;
 use crate::domain::coupon::CouponStatus;
 use crate::domain::ids::{Epoch, Serial, TemplateId};
 use crate::domain::outcome::ClaimOutcome;
+use crate::domain::template::Definition;
 use crate::domain::user::UserRef;
 use crate::domain::window::{Millis, rfc3339};
 use crate::grant::fate::{Fate, StoredCoupon, fate};
 use crate::http::problem::Problem;
-use crate::limits::HOLDINGS_TEMPLATES_MAX;
-use crate::pg::PgFault;
+use crate::limits::{HOLDINGS_TEMPLATES_MAX, WALLET_LOOK_MAX};
+use crate::pg::{Connection, PgFault};
 use crate::pricing::money::Currency;
-use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
+use crate::redis::cell::{CellMeta, Identity, Receipt, read_holdings, read_meta_pooled};
 
 /// A coupon in a user's hands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,48 +54,33 @@ pub struct Coupon {
     pub amount: Option<Decimal>,
 }
 
+/// What Redis holds of a user's grants of the templates that may have unflushed ones.
+struct Granted {
+    /// Unflushed or not: receipts stay.
+    coupons: Vec<Coupon>,
+    /// As it was before the receipts were read.
+    meta: CellMeta,
+}
+
+/// What names a grant, whatever became of its coupon.
+type Grant = (TemplateId, Serial, Epoch);
+
 /// A place in a wallet's order: newest first.
 type Place = (Millis, u32, Serial);
-
-/// The page of a user's coupons behind `cursor`, newest first, and the next cursor.
-pub async fn page(
-    app: &App,
-    user: &UserRef,
-    status: Option<CouponStatus>,
-    limit: usize,
-    cursor: Option<&str>,
-) -> Result<(Vec<Coupon>, Option<String>), Problem> {
-    let behind = cursor.map(parse_cursor).transpose()?;
-    let mut coupons = unflushed(app, user).await?;
-    coupons.retain(|coupon| status.is_none_or(|status| coupon.status == status));
-    coupons.retain(|coupon| behind.is_none_or(|behind| coupon.place() < behind));
-    let client = app.pg.get().await?;
-    let (acquired, template, serial) = behind
-        .map_or((None, None, None), |(at, template, serial)| (Some(at), Some(template as i32), Some(serial as i64)));
-    let rows = client
-        .query(
-            include_str!("sql/wallet/page.sql"),
-            &[&user.as_str(), &acquired, &template, &serial, &(limit as i64 + 1), &status.map(CouponStatus::word)],
-        )
-        .await
-        .map_err(PgFault::from)?;
-    let stored: Vec<Coupon> = rows.iter().map(Coupon::from_row).collect();
-    // What was stored between the two looks was seen by both.
-    coupons.retain(|pending| !stored.iter().any(|row| row.grant() == pending.grant()));
-    coupons.extend(stored);
-    coupons.sort_by_key(|coupon| std::cmp::Reverse(coupon.place()));
-    let more = coupons.len() > limit;
-    coupons.truncate(limit);
-    let next = coupons.last().filter(|_| more).map(|last| write_cursor(last.place()));
-    Ok((coupons, next))
-}
 
 /// One coupon of this user by its code. A code that is none, or another's, is not found, and costs
 /// no query where it does not open.
 pub async fn by_code(app: &App, user: &UserRef, code: &str) -> Result<Coupon, Problem> {
     let not_found = || Problem::new("coupon_not_found", "there is no coupon of this code in the wallet");
     let name = app.code_key.decode(code).ok_or_else(not_found)?;
-    let asked = || fate(&app.pg, app.cell, name.template, name.serial, name.epoch);
+    // A row on the replica proves the coupon; that none is there proves nothing.
+    if let Some(replica) = app.replica.lend().await
+        && let Some(row) = replica.settle(stored(&replica, app, name).await)
+        && let Some(coupon) = Coupon::of_holder(name, &row, user)
+    {
+        return Ok(coupon);
+    }
+    let asked = async || Ok::<_, PgFault>(fate(&*app.pg.get().await?, app.cell, name).await?);
     let mut found = asked().await?;
     if matches!(found, Fate::Pending) {
         if let Some(coupon) = unflushed(app, user).await?.into_iter().find(|coupon| coupon.name() == name) {
@@ -102,32 +90,24 @@ pub async fn by_code(app: &App, user: &UserRef, code: &str) -> Result<Coupon, Pr
         found = asked().await?;
     }
     match found {
-        Fate::Stored(row) if row.user == *user && row.gift_generation == i16::from(name.gift) => {
-            Ok(Coupon::stored(name, &row))
-        }
-        Fate::Stored(_) | Fate::Pending => Err(not_found()),
-        Fate::Lost => Err(Problem::of(
-            ClaimOutcome::ClaimLost,
-            "this coupon was granted, but a failover lost it before it was stored; claim again",
-        )),
-        Fate::SetAside => {
-            Err(Problem::of(ClaimOutcome::SetAside, "the coupon's row was refused and is set aside for an operator"))
-        }
+        Fate::Stored(row) => Coupon::of_holder(name, &row, user).ok_or_else(not_found),
+        Fate::Pending => Err(not_found()),
+        Fate::Lost => Err(lost()),
+        Fate::SetAside => Err(set_aside()),
     }
 }
 
-/// What a user has at hand for an order at `now`: all coupons that are not used up, those that hold
-/// then first, the first to expire first. At most `most`, and whether there are more that hold.
+/// What a user has at hand for an order at `now`: their coupons that are not used up, those that
+/// hold then first, the first to expire first. At most `most`, and whether that may not be all: more
+/// hold, or the user has more coupons than are looked at, of which those that are newest are.
 pub async fn at_hand(app: &App, user: &UserRef, now: Millis, most: usize) -> Result<(Vec<Coupon>, bool), Problem> {
     let mut coupons = unflushed(app, user).await?;
-    let client = app.pg.get().await?;
-    let rows = client
-        .query(include_str!("sql/wallet/at_hand.sql"), &[&user.as_str(), &now, &(most as i64 + 1)])
-        .await
-        .map_err(PgFault::from)?;
-    coupons.extend(rows.iter().map(Coupon::from_row));
+    let params: [&(dyn ToSql + Sync); 4] = [&user.as_str(), &now, &(most as i64 + 1), &(WALLET_LOOK_MAX as i64)];
+    let rows = app.pg.get().await?.rows(include_str!("sql/wallet/at_hand.sql"), &params).await?;
+    let (stored, end) = Coupon::from_looked(&rows);
+    coupons.extend(stored);
     coupons.sort_by_key(|coupon| (coupon.expires <= now, coupon.expires.abs_diff(now), coupon.place()));
-    let more = coupons.get(most).is_some_and(|coupon| coupon.expires > now);
+    let more = end.is_some() || coupons.get(most).is_some_and(|coupon| coupon.expires > now);
     coupons.truncate(most);
     Ok((coupons, more))
 }
@@ -178,60 +158,47 @@ async fn stored_by_names(
     let serials: Vec<i64> = names.iter().map(|name| name.serial as i64).collect();
     let epochs: Vec<i32> = names.iter().map(|name| i32::from(name.epoch)).collect();
     let gifts: Vec<i16> = names.iter().map(|name| i16::from(name.gift)).collect();
-    let client = app.pg.get().await?;
-    let rows = client
-        .query(include_str!("sql/wallet/named.sql"), &[&user.as_str(), &templates, &serials, &epochs, &gifts])
-        .await
-        .map_err(PgFault::from)?;
+    let params: [&(dyn ToSql + Sync); 5] = [&user.as_str(), &templates, &serials, &epochs, &gifts];
+    let rows = app.pg.get().await?.rows(include_str!("sql/wallet/named.sql"), &params).await?;
     Ok(rows.iter().map(Coupon::from_row).map(|coupon| (coupon.name(), coupon)).collect())
 }
 
 /// What the user was granted and what is no row yet.
 async fn unflushed(app: &App, user: &UserRef) -> Result<Vec<Coupon>, Problem> {
-    let meta = read_meta_pooled(&app.redis, &app.keys).await?;
-    let identity = Identity::of(&meta).ok_or_else(cell_closed)?;
-    let templates: Vec<TemplateId> = meta.marks.iter().map(|(template, _)| *template).collect();
-    let mut granted: Vec<(TemplateId, Held)> = Vec::new();
-    for page in templates.chunks(HOLDINGS_TEMPLATES_MAX) {
-        let (_, holdings) = read_holdings(&app.redis, &app.keys, &identity, Some(user), page).await?;
-        for (template, holding) in page.iter().zip(holdings) {
-            granted.extend(holding.receipts.iter().map(|receipt| {
-                (*template, Held { serial: receipt.serial, epoch: receipt.epoch, acquired: receipt.acquired })
-            }));
-        }
-    }
-    if granted.is_empty() {
+    let granted = Granted::read(app, user).await?;
+    if granted.coupons.is_empty() {
         return Ok(Vec::new());
     }
-    let templates: Vec<i32> = granted.iter().map(|(template, _)| template.as_i32()).collect();
-    let serials: Vec<i64> = granted.iter().map(|(_, held)| held.serial as i64).collect();
-    let epochs: Vec<i32> = granted.iter().map(|(_, held)| i32::from(held.epoch)).collect();
-    let client = app.pg.get().await?;
-    let rows = client
-        .query(include_str!("sql/wallet/stored.sql"), &[&templates, &serials, &epochs])
-        .await
-        .map_err(PgFault::from)?;
-    let stored: std::collections::HashSet<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    granted.retain(|(template, held)| !stored.contains(&(template.as_i32(), held.serial as i64)));
-    let snapshot = app.snapshot.load();
-    Ok(granted
-        .into_iter()
-        .filter_map(|(id, held)| {
-            let definition = &snapshot.templates.get(&id)?.definition;
-            let (valid_from, expires) = definition.validity.span(definition.timezone, held.acquired);
-            Some(Coupon {
-                template: id,
-                serial: held.serial,
-                epoch: held.epoch,
-                gift: 0,
-                status: CouponStatus::of(1, expires <= meta.now),
-                acquired: held.acquired,
-                valid_from,
-                expires,
-                amount: None,
-            })
-        })
-        .collect())
+    Ok(granted.without_stored(&*app.pg.get().await?).await?)
+}
+
+/// The row of a name, where it is one of that epoch.
+async fn stored(client: &Connection, app: &App, name: CouponName) -> Result<Option<StoredCoupon>, PgFault> {
+    Ok(match fate(client, app.cell, name).await? {
+        Fate::Stored(row) => Some(row),
+        Fate::Pending | Fate::Lost | Fate::SetAside => None,
+    })
+}
+
+/// Those of these grants that are rows already, or were set aside.
+async fn stored_of(client: &Connection, names: &[CouponName]) -> Result<HashSet<Grant>, PgFault> {
+    let templates: Vec<i32> = names.iter().map(|name| name.template.as_i32()).collect();
+    let serials: Vec<i64> = names.iter().map(|name| name.serial as i64).collect();
+    let epochs: Vec<i32> = names.iter().map(|name| i32::from(name.epoch)).collect();
+    let rows = client.rows(include_str!("sql/wallet/stored.sql"), &[&templates, &serials, &epochs]).await?;
+    let grant = |row: &Row| -> Grant {
+        (TemplateId(row.get::<_, i32>(0) as u32), row.get::<_, i64>(1) as Serial, row.get::<_, i32>(2) as Epoch)
+    };
+    Ok(rows.iter().map(grant).collect())
+}
+
+fn lost() -> Problem {
+    let detail = "this coupon was granted, but a failover lost it before it was stored; claim again";
+    Problem::of(ClaimOutcome::ClaimLost, detail)
+}
+
+fn set_aside() -> Problem {
+    Problem::of(ClaimOutcome::SetAside, "the coupon's row was refused and is set aside for an operator")
 }
 
 /// The refusal of a read that must not miss a grant while the cell cannot tell.
@@ -245,29 +212,68 @@ fn in_full(amount: Decimal, currency: &str) -> String {
     minor.unwrap_or(amount.normalize()).to_string()
 }
 
-fn write_cursor((at, template, serial): Place) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{at}.{template}.{serial}"))
-}
+// === impl Granted ===
 
-fn parse_cursor(cursor: &str) -> Result<Place, Problem> {
-    let read = || {
-        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-        let mut parts = text.split('.');
-        let place = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        (parts.next().is_none() && place.0 >= 0 && place.0 < 1 << 48).then_some(place)
-    };
-    read().ok_or_else(|| Problem::of(ClaimOutcome::InvalidRequest, "cursor is none that this list gave"))
+impl Granted {
+    /// Asks Redis: first which templates have grants that may be unflushed, then for the user's.
+    async fn read(app: &App, user: &UserRef) -> Result<Granted, Problem> {
+        let meta = read_meta_pooled(&app.redis, &app.keys).await?;
+        let identity = Identity::of(&meta).ok_or_else(cell_closed)?;
+        let templates: Vec<TemplateId> = meta.marks.iter().map(|(template, _)| *template).collect();
+        let mut coupons = Vec::new();
+        for page in templates.chunks(HOLDINGS_TEMPLATES_MAX) {
+            let (_, holdings) = read_holdings(&app.redis, &app.keys, &identity, Some(user), page).await?;
+            let snapshot = app.snapshot.load();
+            for (template, holding) in page.iter().zip(holdings) {
+                let Some(live) = snapshot.templates.get(template) else { continue };
+                let granted = |receipt| Coupon::granted(*template, &live.definition, receipt, meta.now);
+                coupons.extend(holding.receipts.iter().map(granted));
+            }
+        }
+        Ok(Granted { coupons, meta })
+    }
+
+    /// The coupons that are neither rows nor set aside.
+    async fn without_stored(&self, client: &Connection) -> Result<Vec<Coupon>, PgFault> {
+        if self.coupons.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<CouponName> = self.coupons.iter().map(Coupon::name).collect();
+        let stored = stored_of(client, &names).await?;
+        Ok(self.coupons.iter().filter(|coupon| !stored.contains(&coupon.grant())).cloned().collect())
+    }
 }
 
 // === impl Coupon ===
 
 impl Coupon {
+    /// As Redis' receipt has it. Its times follow from its template's terms.
+    fn granted(template: TemplateId, definition: &Definition, receipt: &Receipt, now: Millis) -> Self {
+        let (valid_from, expires) = definition.validity.span(definition.timezone, receipt.acquired);
+        Coupon {
+            template,
+            serial: receipt.serial,
+            epoch: receipt.epoch,
+            gift: 0,
+            status: CouponStatus::of(1, expires <= now),
+            acquired: receipt.acquired,
+            valid_from,
+            expires,
+            amount: None,
+        }
+    }
+
+    /// The row as its holder's: `None` for anybody else, and for a code that a passage has ended.
+    fn of_holder(name: CouponName, row: &StoredCoupon, user: &UserRef) -> Option<Self> {
+        (row.user == *user && row.gift_generation == i16::from(name.gift)).then(|| Coupon::stored(name, row))
+    }
+
     fn stored(name: CouponName, row: &StoredCoupon) -> Self {
         Coupon {
             template: name.template,
             serial: name.serial,
             epoch: name.epoch,
-            gift: name.gift,
+            gift: row.gift_generation as u8,
             status: CouponStatus::of(row.status, row.expires <= now_ms()),
             acquired: row.acquired,
             valid_from: row.valid_from,
@@ -291,12 +297,19 @@ impl Coupon {
         }
     }
 
+    /// What a bounded look at a wallet gave, and the place where it ended, if it did before the last coupon.
+    fn from_looked(rows: &[Row]) -> (Vec<Coupon>, Option<Place>) {
+        let (end, coupons): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.get(10));
+        let end = end.first().map(|row| Coupon::from_row(row).place());
+        (coupons.into_iter().map(Coupon::from_row).collect(), end)
+    }
+
     fn place(&self) -> Place {
         (self.acquired, self.template.0, self.serial)
     }
 
     /// What a grant and its row have in common, whoever holds the coupon now.
-    fn grant(&self) -> (TemplateId, Serial, Epoch) {
+    fn grant(&self) -> Grant {
         (self.template, self.serial, self.epoch)
     }
 
@@ -335,15 +348,6 @@ impl Coupon {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cursors_are_read_back_and_made_up_ones_refused() {
-        let place = (1_800_000_000_123, 7, 42);
-        assert_eq!(parse_cursor(&write_cursor(place)).unwrap(), place);
-        for bad in ["", "x", "MS4y", &URL_SAFE_NO_PAD.encode("1.2.3.4"), &URL_SAFE_NO_PAD.encode("-1.2.3")] {
-            assert_eq!(parse_cursor(bad).unwrap_err().code, "invalid_request", "{bad}");
-        }
-    }
 
     #[test]
     fn a_coupon_that_is_over_is_expired_though_nobody_swept() {

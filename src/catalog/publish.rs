@@ -24,7 +24,7 @@ use crate::redis::scripts::Script;
 const ROW: &str = include_str!("../sql/catalog/row_live.sql");
 const PAGE: &str = include_str!("../sql/catalog/rows_page.sql");
 const HOLDS: &str = include_str!("../sql/catalog/redis_holds.sql");
-const WATERMARK: &str = include_str!("../sql/catalog/watermark_read.sql");
+const WATERMARK: &str = include_str!("../sql/grant/watermark.sql");
 
 /// A template's state in a cell, as the scripts know it.
 const STATE_PUBLISHED: u8 = 1;

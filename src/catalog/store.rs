@@ -3,10 +3,13 @@
 //! A change locks the template's row, decides, and writes under the revision it decided by. It
 //! raises the template's revision and the catalog's in the same transaction.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio_postgres::{GenericClient, Row};
 
+use super::snapshot::{LiveTemplate, Snapshot};
 use super::{checks, rule_sets};
 use crate::audit::{Action, Change, Subject};
 use crate::clock::now_ms;
@@ -66,6 +69,22 @@ impl<'a> Scope<'a> {
     /// Both parameters of a statement that is bound to an owner.
     pub fn params(&self) -> (Option<&'a str>, Option<&'a str>) {
         self.owner.unzip()
+    }
+
+    /// Whether a template that was ever published is one that the key may see.
+    pub fn sees(&self, snapshot: &Snapshot, id: TemplateId) -> bool {
+        self.owner.is_none() || snapshot.templates.get(&id).is_some_and(|template| self.owns(&template.definition))
+    }
+
+    /// The templates, of those that were ever published, that the key may see; `None`: all.
+    pub fn templates(&self, snapshot: &Snapshot) -> Option<Vec<i32>> {
+        let own = |template: &&Arc<LiveTemplate>| self.owns(&template.definition);
+        self.owner?;
+        Some(snapshot.templates.values().filter(own).map(|template| template.id.as_i32()).collect())
+    }
+
+    fn owns(&self, definition: &Definition) -> bool {
+        self.owner.is_none_or(|owner| owner == (definition.issuer.word(), &*definition.issuer_id))
     }
 
     /// Refuses keys of merchants and streamers what concerns everyone.

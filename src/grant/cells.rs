@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use crate::domain::ids::{CellId, EntryId, Epoch};
-use crate::pg::PgFault;
+use crate::pg::{Connection, PgFault};
 
 /// How far a cell is stored, and under which epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub fn cell_i16(cell: CellId) -> i16 {
 pub async fn read(client: &Client, cell: CellId) -> Result<CellRow, PgFault> {
     let row = client.query_one(include_str!("../sql/grant/cell.sql"), &[&cell_i16(cell)]).await?;
     Ok(CellRow { position: Position { epoch: epoch(&row, 0), watermark: entry(&row, 1) }, opened: row.get(3) })
+}
+
+/// How far the cell is stored, for readers.
+pub async fn watermark(client: &Connection, cell: CellId) -> Result<EntryId, PgFault> {
+    let row = client.row(include_str!("../sql/grant/watermark.sql"), &[&cell_i16(cell)]).await?;
+    Ok(entry(&row.ok_or_else(|| PgFault::fault("the cell has no row"))?, 0))
 }
 
 /// The last entry before `epoch` began, as its opening recorded it.

@@ -4,12 +4,14 @@
 //! epoch whose history is stored to its end, without a row of that epoch under its serial.
 
 use rust_decimal::Decimal;
+use tokio_postgres::types::ToSql;
 
 use super::cells::cell_i16;
-use crate::domain::ids::{CellId, Epoch, Serial, TemplateId};
+use crate::domain::code::CouponName;
+use crate::domain::ids::CellId;
 use crate::domain::user::UserRef;
 use crate::domain::window::Millis;
-use crate::pg::{Pg, PgFault};
+use crate::pg::{Connection, PgFault};
 
 /// What became of a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,14 +43,12 @@ pub struct StoredCoupon {
 }
 
 /// Asks PostgreSQL, in one statement and so of one moment.
-pub async fn fate(pg: &Pg, cell: CellId, template: TemplateId, serial: Serial, epoch: Epoch) -> Result<Fate, PgFault> {
-    let client = pg.get().await?;
-    let row = client
-        .query_one(
-            include_str!("../sql/grant/fate.sql"),
-            &[&cell_i16(cell), &template.as_i32(), &(serial as i64), &i32::from(epoch)],
-        )
-        .await?;
+pub async fn fate(client: &Connection, cell: CellId, name: CouponName) -> Result<Fate, PgFault> {
+    let epoch = name.epoch;
+    let params: [&(dyn ToSql + Sync); 4] =
+        [&cell_i16(cell), &name.template.as_i32(), &(name.serial as i64), &i32::from(epoch)];
+    let row = client.row(include_str!("../sql/grant/fate.sql"), &params).await?;
+    let row = row.ok_or_else(|| PgFault::fault("the cell has no row"))?;
     let stored_epoch: Option<i32> = row.get(0);
     if stored_epoch == Some(i32::from(epoch)) {
         let user = |at: usize| row.get::<_, Option<&str>>(at).and_then(UserRef::from_store);

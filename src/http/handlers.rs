@@ -10,6 +10,7 @@ pub mod admin_templates;
 pub mod claims;
 pub mod operations;
 pub mod quotes;
+pub mod support;
 pub mod wallet;
 
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ pub fn routes() -> Vec<Route> {
         claims::routes(),
         wallet::routes(),
         quotes::routes(),
+        support::routes(),
         admin_templates::routes(),
         admin_rule_sets::routes(),
         admin_keys::routes(),

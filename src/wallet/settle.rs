@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::cell_closed;
+use super::{cell_closed, stored_of};
 use crate::app::App;
 use crate::config::ms;
 use crate::domain::code::CouponName;
@@ -47,14 +47,8 @@ pub async fn settled(app: &App, user: &UserRef, names: &[CouponName]) -> Result<
 
 /// The names whose grant is neither a row nor set aside. One that was given away was a row before.
 async fn not_stored(app: &App, names: &[CouponName]) -> Result<Vec<CouponName>, Problem> {
-    let templates: Vec<i32> = names.iter().map(|name| name.template.as_i32()).collect();
-    let serials: Vec<i64> = names.iter().map(|name| name.serial as i64).collect();
-    let epochs: Vec<i32> = names.iter().map(|name| i32::from(name.epoch)).collect();
-    let client = app.pg.get().await?;
-    let rows = client.rows(include_str!("../sql/wallet/stored.sql"), &[&templates, &serials, &epochs]).await?;
-    let stored: HashSet<(i32, i64, i32)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
-    let is_stored =
-        |name: &CouponName| stored.contains(&(name.template.as_i32(), name.serial as i64, i32::from(name.epoch)));
+    let stored = stored_of(&*app.pg.get().await?, names).await?;
+    let is_stored = |name: &CouponName| stored.contains(&(name.template, name.serial, name.epoch));
     Ok(names.iter().filter(|name| name.gift == 0 && !is_stored(name)).copied().collect())
 }
 

@@ -10,7 +10,7 @@ use floodgate::domain::ids::{EntryId, TemplateId};
 use floodgate::domain::user::{UserCodec, UserRef};
 use floodgate::grant::cells::Position;
 use floodgate::grant::entry::{self, Grant};
-use floodgate::grant::fate::{Fate, fate};
+use floodgate::grant::fate::Fate;
 use floodgate::grant::opening::Refusal;
 use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::recover::recover;
@@ -158,7 +158,7 @@ async fn grants_that_no_store_has_are_lost_and_say_so() {
     let copy = world.copy_redis();
     // Acknowledged by Redis alone, and gone with it.
     world.claim(T1, &users(6..=9)).await;
-    let known = fate(&world.pg, CELL, T1, 6, 1).await.unwrap();
+    let known = world.fate(T1, 6, 1).await;
     assert_eq!(known, Fate::Pending);
     world.kill_redis();
     world.put_redis_back(&copy);
@@ -167,7 +167,7 @@ async fn grants_that_no_store_has_are_lost_and_say_so() {
     world.opened(2).await;
     assert_eq!(serials(&world.claim(T1, &users(20..=21)).await), [6, 7]);
     world.flushed(EntryId::new(2, 1)).await;
-    let of = async |serial, epoch| fate(&world.pg, CELL, T1, serial, epoch).await.unwrap();
+    let of = async |serial, epoch| world.fate(T1, serial, epoch).await;
     assert_eq!(of(6, 1).await, Fate::Lost, "another grant has the serial");
     assert_eq!(of(9, 1).await, Fate::Lost, "the history of epoch 1 is stored to its end");
     assert_eq!(of(9, 2).await, Fate::Pending);
@@ -245,7 +245,7 @@ async fn a_diverged_redis_is_refused_and_what_it_alone_knew_is_kept() {
     assert_eq!(serials(&world.claim(T1, &users(11..=15)).await), [16, 17, 18, 19, 20]);
     world.flushed(world.meta().await.last).await;
     assert_eq!(world.serials().await, (1..=20).collect::<Vec<_>>());
-    assert_eq!(fate(&world.pg, CELL, T1, 12, 1).await.unwrap(), Fate::Lost);
+    assert_eq!(world.fate(T1, 12, 1).await, Fate::Lost);
     flusher.stop().await;
 }
 
@@ -293,7 +293,7 @@ async fn bad_rows_are_set_aside_and_their_neighbours_pass() {
         assert_eq!(world.count(&format!("set_aside WHERE {what}")).await, rows, "{what}");
     }
     assert_eq!(world.count("cells WHERE set_aside_rows = 6").await, 1);
-    assert_eq!(fate(&world.pg, CELL, T1, 52, 1).await.unwrap(), Fate::SetAside);
+    assert_eq!(world.fate(T1, 52, 1).await, Fate::SetAside);
     let (place, poller) = acks(world.pg.clone(), CELL);
     tokio::spawn(poller.run());
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);

@@ -17,7 +17,7 @@ const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", 
 
 /// A path of the table with values for its parameters.
 fn filled(path: &str) -> String {
-    path.replace("{id}", "1").replace("{code}", "0")
+    path.replace("{id}", "1").replace("{code}", "0").replace("{user_id}", "u-1")
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn each_role_enters_where_the_table_says() {
         handlers::routes().into_iter().filter(|route| matches!(route.access, Access::Roles(_))).collect();
     assert!(internal.len() > 15);
     for route in &internal {
-        let path = route.path.replace("{id}", "999999");
+        let path = route.path.replace("{id}", "999999").replace("{code}", "0").replace("{user_id}", "u-1");
         for (role, key) in &keys {
             // A body that no call takes: whoever may enter is refused for it, and changes nothing.
             let answer = app.call(key, route.method.as_str(), &path, &[], serde_json::json!({"none": 1})).await;

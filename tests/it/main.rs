@@ -17,6 +17,7 @@ mod kills;
 mod load_scripts;
 mod lost_tails;
 mod quotes;
+mod reads;
 mod sale;
 mod scripts;
 mod support;

@@ -16,8 +16,10 @@ use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, Reply, Request, Route};
 use crate::wallet;
 use crate::wallet::center::{self, Viewer};
+use crate::wallet::page;
 
-const WALLET_QUERY: &[(&str, &str)] = &[
+/// The query parameters of a user's coupons.
+pub(super) const WALLET_QUERY: &[(&str, &str)] = &[
     ("status", r#"{"type":"string","enum":["unused","locked","offered","used","expired","revoked"]}"#),
     ("cursor", r#"{"type":"string"}"#),
     ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
@@ -33,7 +35,7 @@ pub fn routes() -> Vec<Route> {
         Route::new(Method::GET, Door::Public, path, Access::Shopper, handler, summary)
     };
     vec![
-        get("/v1/me/coupons", handler!(page), "The wallet, newest first").asks(WALLET_QUERY).gives("Wallet"),
+        get("/v1/me/coupons", handler!(coupons), "The wallet, newest first").asks(WALLET_QUERY).gives("Wallet"),
         get("/v1/me/coupons/{code}", handler!(one), "One coupon by its code").gives("WalletCoupon").refuses(&[
             "coupon_not_found",
             "claim_lost",
@@ -46,10 +48,11 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn page(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
+async fn coupons(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let (limit, cursor) = request.page()?;
     let status = query_word(&request, "status", CouponStatus::parse)?;
-    let (coupons, next) = wallet::page(&app, &request.shopper().user, status, limit, cursor).await?;
+    let asked = page::Asked { user: &request.shopper().user, status, templates: None, limit, cursor };
+    let (coupons, next) = page::page(&app, &asked).await?;
     let items: Vec<Value> = coupons.iter().map(|coupon| coupon.to_json(&app)).collect();
     Ok(Reply::Ok(super::page(items, next)))
 }

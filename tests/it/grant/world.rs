@@ -12,8 +12,10 @@ use floodgate::clock::now_ms;
 use floodgate::config::{Config, Layers};
 use floodgate::demo::postgres_server::{PostgresOptions, PostgresServer};
 use floodgate::demo::redis_server::{RedisOptions, RedisServer};
+use floodgate::domain::code::CouponName;
 use floodgate::domain::ids::{CellId, EntryId, Epoch, TemplateId};
 use floodgate::grant::entry::encode_claim_record;
+use floodgate::grant::fate::{Fate, fate};
 use floodgate::grant::flusher::{Flusher, FlusherHandle};
 use floodgate::pg::{Pg, migrate};
 use floodgate::redis::cell::{CellMeta, accepted, be, read_meta_pooled, text};
@@ -187,6 +189,10 @@ impl World {
         let id: i32 = row.get(0);
         client.execute("INSERT INTO stock_ranges VALUES ($1, 1, $2, 0)", &[&id, &stock]).await.unwrap();
         TemplateId(id as u32)
+    }
+
+    pub async fn fate(&self, template: TemplateId, serial: u64, epoch: Epoch) -> Fate {
+        fate(&self.pg.get().await.unwrap(), CELL, CouponName { template, serial, epoch, gift: 0 }).await.unwrap()
     }
 
     pub async fn meta(&self) -> CellMeta {

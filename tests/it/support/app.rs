@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use floodgate::clock::now_ms;
 use floodgate::config::{Config, Layers};
 use floodgate::demo::child::{FamilyLock, Supervised};
+use floodgate::demo::postgres_server::PostgresServer;
 use floodgate::demo::redis_server::{Fsync, RedisOptions, RedisServer};
 use floodgate::domain::window::rfc3339;
 use serde_json::{Value, json};
@@ -42,6 +43,9 @@ pub struct Plan {
     processes: Vec<Process>,
     redis: RedisOptions,
     own_postgres: bool,
+    /// Further settings of that PostgreSQL.
+    postgres_settings: Vec<(String, String)>,
+    standby: bool,
 }
 
 struct Process {
@@ -55,6 +59,8 @@ pub struct TestApp {
     pub redis: Option<RedisServer>,
     redis_options: RedisOptions,
     postgres: Postgres,
+    /// With [`Plan::standby`].
+    pub standby: Option<PostgresServer>,
     postgres_url: String,
     env: Vec<(String, String)>,
     config: Config,
@@ -125,12 +131,24 @@ impl Plan {
         self
     }
 
+    /// A PostgreSQL of the test's own with a setting of its own.
+    pub fn postgres(mut self, name: &str, value: &str) -> Plan {
+        self.postgres_settings.push((name.to_owned(), value.to_owned()));
+        self.own_postgres()
+    }
+
+    /// A PostgreSQL of the test's own, and a standby of it for reads.
+    pub fn standby(mut self) -> Plan {
+        self.standby = true;
+        self.own_postgres()
+    }
+
     /// Starts everything and returns when every process is ready.
     pub async fn start(mut self) -> TestApp {
         let folder = Folder::new(&self.name);
         let redis = RedisServer::start(&folder.0.join("redis"), &self.redis).await.unwrap();
         let (postgres, postgres_url) = match self.own_postgres {
-            true => Postgres::own(&folder.0.join("pg")).await,
+            true => Postgres::own(&folder.0.join("pg"), std::mem::take(&mut self.postgres_settings)).await,
             false => Postgres::shared(&self.name).await,
         };
         let mut env: Vec<(String, String)> = [
@@ -164,6 +182,7 @@ impl Plan {
             redis: Some(redis),
             redis_options: self.redis,
             postgres,
+            standby: None,
             postgres_url,
             config,
             env,
@@ -175,6 +194,9 @@ impl Plan {
         };
         let migrated = app.command(&["migrate"]);
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        if self.standby {
+            app.start_standby().await;
+        }
         for number in 0..app.gateways.len() {
             app.spawn(number).await;
         }
@@ -198,6 +220,8 @@ impl TestApp {
             processes: Vec::new(),
             redis: RedisOptions { fsync: Fsync::No, ..Default::default() },
             own_postgres: false,
+            postgres_settings: Vec::new(),
+            standby: false,
         }
     }
 

@@ -22,7 +22,7 @@ pub struct Row {
 }
 
 pub(super) enum Postgres {
-    Own { server: Option<Box<PostgresServer>>, folder: PathBuf },
+    Own { server: Option<Box<PostgresServer>>, folder: PathBuf, options: PostgresOptions },
     Shared { _server: Arc<(PostgresServer, Folder)> },
 }
 
@@ -61,8 +61,30 @@ impl TestApp {
     }
 
     pub async fn start_postgres(&mut self) {
-        let Postgres::Own { server, folder } = &mut self.postgres else { panic!("PostgreSQL is shared") };
-        *server = Some(Box::new(PostgresServer::start(folder, &quick()).await.unwrap()));
+        let Postgres::Own { server, folder, options } = &mut self.postgres else { panic!("PostgreSQL is shared") };
+        *server = Some(Box::new(PostgresServer::start(folder, options).await.unwrap()));
+    }
+
+    fn own_server(&self) -> &PostgresServer {
+        let Postgres::Own { server, .. } = &self.postgres else { panic!("PostgreSQL is shared") };
+        server.as_deref().expect("a running PostgreSQL")
+    }
+
+    pub(super) async fn start_standby(&mut self) {
+        let folder = self.folder.0.join("standby");
+        let standby = self.own_server().standby(&folder, &quick()).await.unwrap();
+        self.env.push(("FLOODGATE_POSTGRES_REPLICA_URL".to_owned(), standby.url()));
+        self.standby = Some(standby);
+    }
+
+    /// A superuser's connection to the standby.
+    pub async fn standby_sql(&self) -> tokio_postgres::Client {
+        connect(&self.standby.as_ref().expect("a running standby").superuser_url()).await
+    }
+
+    /// A superuser's connection to the app's own server.
+    pub async fn superuser_sql(&self) -> tokio_postgres::Client {
+        connect(&self.own_server().superuser_url()).await
     }
 
     /// One command to Redis.
@@ -76,9 +98,7 @@ impl TestApp {
 
     /// A connection to the app's database.
     pub async fn sql(&self) -> tokio_postgres::Client {
-        let (client, connection) = tokio_postgres::connect(&self.postgres_url, NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client
+        connect(&self.postgres_url).await
     }
 
     /// The coupons of a template, by serial.
@@ -100,10 +120,12 @@ impl TestApp {
 // === impl Postgres ===
 
 impl Postgres {
-    pub(super) async fn own(folder: &Path) -> (Postgres, String) {
-        let server = PostgresServer::start(folder, &quick()).await.unwrap();
+    pub(super) async fn own(folder: &Path, settings: Vec<(String, String)>) -> (Postgres, String) {
+        let mut options = quick();
+        options.extra.extend(settings);
+        let server = PostgresServer::start(folder, &options).await.unwrap();
         let url = server.url();
-        (Postgres::Own { server: Some(Box::new(server)), folder: folder.to_owned() }, url)
+        (Postgres::Own { server: Some(Box::new(server)), folder: folder.to_owned(), options }, url)
     }
 
     pub(super) async fn shared(name: &str) -> (Postgres, String) {
@@ -121,12 +143,17 @@ impl Postgres {
             }
         };
         let database = format!("app_{}_{}", name.replace('-', "_"), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (client, connection) = tokio_postgres::connect(&server.0.superuser_url(), NoTls).await.unwrap();
-        tokio::spawn(connection);
+        let client = connect(&server.0.superuser_url()).await;
         client.batch_execute(&format!("CREATE DATABASE {database} OWNER floodgate")).await.unwrap();
         let url = server.0.url().replace("/floodgate?", &format!("/{database}?"));
         (Postgres::Shared { _server: server }, url)
     }
+}
+
+async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 fn quick() -> PostgresOptions {

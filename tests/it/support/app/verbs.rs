@@ -35,9 +35,14 @@ impl TestApp {
         ADMIN_KEY
     }
 
-    /// A new API key of a role.
+    /// A new API key of a role, the platform's.
     pub async fn api_key(&self, role: &str) -> String {
-        let body = json!({"name": role, "role": role, "owner_type": "platform", "owner_id": ""});
+        self.api_key_of(role, "platform", "").await
+    }
+
+    /// A new API key of a role and owner.
+    pub async fn api_key_of(&self, role: &str, owner_type: &str, owner_id: &str) -> String {
+        let body = json!({"name": role, "role": role, "owner_type": owner_type, "owner_id": owner_id});
         let made = self.call(ADMIN_KEY, "POST", "/v1/admin/api-keys", &[], body).await;
         assert_eq!(made.status, 201, "{made:?}");
         made.json["key"].as_str().unwrap().to_owned()
