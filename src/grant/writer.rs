@@ -3,6 +3,7 @@
 //! The watermark comes first. If it does not stand where this flusher left it, or the epoch has
 //! risen, another one has taken over and nothing is written. Rows go by COPY. Where data are bad
 //! the same entries go again, one by one under savepoints, so that the neighbours of a bad row pass.
+//! What became rows is counted last, in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -20,6 +21,7 @@ use super::rows::{Decoded, Row, pack, pack_entries, rows};
 use super::terms::TermsCache;
 use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::window::Millis;
+use crate::ledger::counters::{Issued, IssuedCounter};
 use crate::pg::copy::CopyRows;
 use crate::pg::{PgFault, PgKind};
 use crate::telemetry::metrics;
@@ -34,6 +36,7 @@ pub struct Writer {
     advance: Statement,
     copy: Statement,
     set_aside: SetAside,
+    counter: IssuedCounter,
 }
 
 /// What one transaction did.
@@ -66,6 +69,7 @@ impl Writer {
             advance: client.prepare(include_str!("../sql/grant/advance.sql")).await?,
             copy: client.prepare(include_str!("../sql/grant/copy_coupons.sql")).await?,
             set_aside: SetAside::prepare(&client, cell).await?,
+            counter: IssuedCounter::prepare(&client).await?,
             terms: TermsCache::default(),
             client,
             cell,
@@ -139,6 +143,7 @@ impl Writer {
         careful: bool,
     ) -> Result<(), WriteFault> {
         (written.rows, written.set_aside, written.repeats) = (0, 0, 0);
+        let mut issued = Issued::default();
         self.run(if careful { "ROLLBACK" } else { BEGIN }).await?;
         if careful {
             self.run(BEGIN).await?;
@@ -162,6 +167,7 @@ impl Writer {
         }
         if !careful {
             written.rows = self.copy(pack_entries(entries)).await?;
+            entries.iter().filter_map(|entry| entry.grants.as_ref().ok()).for_each(|rows| count(rows, &mut issued));
         }
         for entry in entries {
             match &entry.grants {
@@ -171,7 +177,7 @@ impl Writer {
                 }
                 Ok(rows) => {
                     if careful {
-                        self.store_carefully(entry.id, rows, written).await?;
+                        self.store_carefully(entry.id, rows, written, &mut issued).await?;
                     }
                     for row in rows {
                         if let Err(reason) = row.span {
@@ -186,15 +192,23 @@ impl Writer {
             let sql = include_str!("../sql/grant/count_set_aside.sql");
             self.client.execute(sql, &[&cell_i16(self.cell), &(written.set_aside as i64)]).await?;
         }
+        self.counter.add(&self.client, &issued).await?;
         self.run("COMMIT").await
     }
 
     /// Stores one entry's rows under a savepoint; where that fails, each row under its own.
-    async fn store_carefully(&self, id: EntryId, rows: &[Row<'_>], written: &mut Written) -> Result<(), WriteFault> {
+    async fn store_carefully(
+        &self,
+        id: EntryId,
+        rows: &[Row<'_>],
+        written: &mut Written,
+        issued: &mut Issued,
+    ) -> Result<(), WriteFault> {
         self.run("SAVEPOINT entry").await?;
         match self.copy(pack(rows)).await {
-            Ok(count) => {
-                written.rows += count;
+            Ok(stored) => {
+                written.rows += stored;
+                count(rows, issued);
                 return self.run("RELEASE entry").await;
             }
             Err(fault) if is_bad_data(&fault) => self.run("ROLLBACK TO entry; RELEASE entry").await?,
@@ -203,8 +217,9 @@ impl Writer {
         for row in rows.iter().filter(|row| row.span.is_ok()) {
             self.run("SAVEPOINT grant_row").await?;
             match self.copy(pack(std::slice::from_ref(row))).await {
-                Ok(count) => {
-                    written.rows += count;
+                Ok(stored) => {
+                    written.rows += stored;
+                    count(std::slice::from_ref(row), issued);
                     self.run("RELEASE grant_row").await?;
                 }
                 Err(fault) if is_bad_data(&fault) => {
@@ -255,13 +270,13 @@ impl Writer {
 
     /// Sends packed rows, if there are any, and tells how many.
     async fn copy(&self, packed: CopyRows) -> Result<usize, PgFault> {
-        let count = packed.rows();
-        if count > 0 {
+        let rows = packed.rows();
+        if rows > 0 {
             let mut sink = pin!(self.client.copy_in::<_, Bytes>(&self.copy).await?);
             sink.send(packed.finish()).await?;
             sink.finish().await?;
         }
-        Ok(count)
+        Ok(rows)
     }
 
     async fn set_grant_aside(
@@ -302,6 +317,13 @@ impl Writer {
 
     async fn run(&self, sql: &str) -> Result<(), WriteFault> {
         Ok(self.client.batch_execute(sql).await?)
+    }
+}
+
+/// Counts the grants that became rows: all that could be packed.
+fn count(rows: &[Row<'_>], issued: &mut Issued) {
+    for row in rows.iter().filter(|row| row.span.is_ok()) {
+        issued.count(row.grant.template, row.grant.acquired);
     }
 }
 

@@ -1,6 +1,9 @@
 //! Numbers of a template and day, written by the transaction that they count.
 
+use std::collections::BTreeMap;
+
 use rust_decimal::Decimal;
+use tokio_postgres::{Client, Statement};
 
 use crate::domain::ids::TemplateId;
 use crate::domain::window::Millis;
@@ -11,7 +14,6 @@ use crate::pg::{PgFault, Tx};
 pub struct Delta {
     /// The moment whose day counts, in the template's time zone; `None`: the transaction's.
     pub at: Option<Millis>,
-    pub issued: i64,
     /// Coupons locked now: falls when they are used or released.
     pub locked: i64,
     /// Uses, never taken back: what refunds restore is in `restored`.
@@ -31,6 +33,42 @@ pub struct Delta {
     pub revenue_refunded: Decimal,
 }
 
+/// Coupons that one transaction makes rows, by template and the second of their grant: every time zone's
+/// day begins at a whole second.
+#[derive(Debug, Default)]
+pub struct Issued(BTreeMap<(TemplateId, i64), i64>);
+
+/// Counts what the flusher issues, over the flusher's own connection.
+pub struct IssuedCounter(Statement);
+
+// === impl Issued ===
+
+impl Issued {
+    pub fn count(&mut self, template: TemplateId, acquired: Millis) {
+        *self.0.entry((template, acquired.div_euclid(1000))).or_default() += 1;
+    }
+}
+
+// === impl IssuedCounter ===
+
+impl IssuedCounter {
+    pub async fn prepare(client: &Client) -> Result<Self, PgFault> {
+        Ok(IssuedCounter(client.prepare(include_str!("../sql/ledger/issued.sql")).await?))
+    }
+
+    /// Within the transaction that makes the rows, and the last that it does, as [`add`].
+    pub async fn add(&self, client: &Client, issued: &Issued) -> Result<(), PgFault> {
+        if issued.0.is_empty() {
+            return Ok(());
+        }
+        let templates: Vec<i32> = issued.0.keys().map(|(template, _)| template.as_i32()).collect();
+        let seconds: Vec<i64> = issued.0.keys().map(|(_, second)| *second).collect();
+        let coupons: Vec<i64> = issued.0.values().copied().collect();
+        client.execute(&self.0, &[&templates, &seconds, &coupons]).await?;
+        Ok(())
+    }
+}
+
 /// Adds `deltas`, in key order, so that transactions that count the same templates do not wait in a
 /// circle. To be the last that a transaction does: others may wait for the same rows.
 pub async fn add(tx: &Tx<'_>, deltas: &[(TemplateId, Delta)]) -> Result<(), PgFault> {
@@ -47,7 +85,6 @@ pub async fn add(tx: &Tx<'_>, deltas: &[(TemplateId, Delta)]) -> Result<(), PgFa
         &[
             &templates,
             &times,
-            &counts(|delta| delta.issued),
             &counts(|delta| delta.locked),
             &counts(|delta| delta.used),
             &counts(|delta| delta.restored),
