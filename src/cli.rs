@@ -5,13 +5,14 @@
 //!
 //! # Layout
 //! - [`serve`], [`demo`]: run the service
-//! - [`migrate`], [`token`], [`config`], [`doctor`], [`recover`]: run once and end
+//! - [`migrate`], [`token`], [`config`], [`doctor`], [`recover`], [`ledger`]: run once and end
 //! - [`logging`], [`signals`], [`descriptors`], [`out`]: what the commands share
 
 pub mod config;
 pub mod demo;
 pub mod descriptors;
 pub mod doctor;
+pub mod ledger;
 pub mod logging;
 pub mod migrate;
 pub mod out;
@@ -54,6 +55,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Open a cell whose Redis is empty or has another history, from PostgreSQL's rows
     Recover(recover::Recover),
+    /// Count the ledger of coupons and money anew
+    Ledger(ledger::Ledger),
 }
 
 /// Where the settings come from, besides the environment.
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Recover(command) => command.run(),
+        Command::Ledger(command) => command.run(),
     };
     let (code, text) = match done {
         Ok(()) => return ExitCode::SUCCESS,

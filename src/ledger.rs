@@ -9,7 +9,9 @@
 //! - [`counters`]: numbers of a template and day
 //! - [`settlement`]: who owes whom
 //! - [`events`]: what others are to be told
+//! - [`check`](mod@check): all of it counted anew
 
+pub mod check;
 pub mod counters;
 pub mod events;
 pub mod operations;
