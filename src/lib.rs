@@ -14,6 +14,7 @@
 //! - [`wallet`]: what a user holds, and what they may claim
 //! - [`audit`]: who changed what, and the chain that shows tampering
 //! - [`ledger`]: what every change to a coupon after its grant leaves behind
+//! - [`upkeep`]: coupons that end without being used
 //! - [`pricing`]: what an order costs with coupons, and the best of them
 //! - [`quotes`]: what an order would cost with a user's coupons
 //! - [`catalog`]: templates, stock, keys, blacklist
@@ -44,6 +45,7 @@ pub mod quotes;
 pub mod redis;
 pub mod serve;
 pub mod telemetry;
+pub mod upkeep;
 pub mod wallet;
 
 /// The version and the commit that this binary was built from.

@@ -149,6 +149,22 @@ pub const SYNC_TEMPLATES_MAX: i64 = 200;
 /// Rows that one step of a clean-up deletes.
 pub const SWEEP_ROWS_MAX: i64 = 1_000;
 
+/// Coupons that one transaction of an upkeep worker looks at: it holds their locks for tens of
+/// milliseconds.
+pub const UPKEEP_ROWS_MAX: usize = 1_000;
+
+/// Time between two such transactions, which leaves room for those who serve shoppers.
+pub const UPKEEP_PAUSE_MS: u64 = 10;
+
+/// A template is swept again at the earliest after this time, so that few coupons that expire one after the
+/// other make one transaction; where nothing is behind its cursor, after the second.
+pub const SWEEP_GATHER_S: i32 = 5;
+pub const SWEEP_LOOK_S: i32 = 600;
+const _: () = assert!(SWEEP_GATHER_S < SWEEP_LOOK_S);
+
+/// Revocations that are not carried out yet: one more is refused.
+pub const REVOCATIONS_OPEN_MAX: i64 = 1_000;
+
 /// Lines of an order: a search keeps a bit for each. Their categories, and pieces of one line.
 pub const ORDER_LINES_MAX: usize = 200;
 pub const LINE_CATEGORIES_MAX: usize = 20;

@@ -28,6 +28,7 @@ use crate::http::router::Router;
 use crate::limits::BACKGROUND_REQUESTS_MAX;
 use crate::pg::{PgFault, replica};
 use crate::telemetry::{self, metrics};
+use crate::upkeep;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     }
     if roles.worker {
         background.push(tokio::spawn(workers::run(app.clone())));
+        background.push(tokio::spawn(upkeep::workers::run(app.clone())));
     }
     let flusher = roles.flusher.then(|| {
         let flusher = Flusher::new(app.pg.clone(), app.redis.clone(), app.cell, config, flushing);

@@ -4,6 +4,7 @@
 //! batch, and no label is unbounded (never a user, an address, a claim key). Metrics of wrongness
 //! (`identity_mismatch`, `set_aside_rows`, `queue_gap`) should stay at zero.
 
+use std::fmt::Display;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -142,6 +143,14 @@ metrics_table! {
     queue_gap: Counter "floodgate_queue_gap_total",
     /// Templates whose state PostgreSQL has and Redis does not have yet.
     templates_out_of_step: Gauge "floodgate_templates_out_of_step",
+    /// Coupons that were found expired and became so.
+    coupons_expired: Counter "floodgate_coupons_expired_total",
+    /// Age in seconds of the oldest due coupon that the sweeper has not looked at. Wallets and orders refuse it all the same.
+    expiry_lag_seconds: Gauge "floodgate_expiry_lag_seconds",
+    /// Coupons that were revoked.
+    coupons_revoked: Counter "floodgate_coupons_revoked_total",
+    /// Revocations that are not carried out to their end.
+    revocations_open: Gauge "floodgate_revocations_open",
     /// Connections to PostgreSQL in use.
     postgres_pool_busy: Gauge "floodgate_postgres_pool_busy",
     /// Reads that a replica could have served, by what became of them: it served them.
@@ -255,6 +264,32 @@ impl Seldom {
             return None;
         }
         Some(self.held_back.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// Says a background loop's trouble once, and once that it is over.
+pub struct Trouble {
+    what: &'static str,
+    last: Option<String>,
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    pub fn new(what: &'static str) -> Self {
+        Trouble { what, last: None }
+    }
+
+    /// What a round came to: the reason why it failed, if it did.
+    pub fn note(&mut self, reason: Option<impl Display>) {
+        let now = reason.map(|reason| reason.to_string());
+        if now != self.last {
+            match &now {
+                Some(reason) => tracing::warn!(%reason, "{}", self.what),
+                None => tracing::info!("over: {}", self.what),
+            }
+            self.last = now;
+        }
     }
 }
 

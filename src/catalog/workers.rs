@@ -17,7 +17,7 @@ use crate::domain::template::Status;
 use crate::limits::{HOLDINGS_TEMPLATES_MAX, IDEMPOTENCY_HOURS, SWEEP_ROWS_MAX, SYNC_TEMPLATES_MAX};
 use crate::pg::{Connection, PgFault};
 use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
-use crate::telemetry::metrics;
+use crate::telemetry::{Trouble, metrics};
 
 const OUT_OF_STEP: &str = include_str!("../sql/catalog/rows_out_of_step.sql");
 const FINISH_ENDED: &str = include_str!("../sql/catalog/finish_ended.sql");
@@ -34,12 +34,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 const LIFE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Says a loop's trouble once, and once that it is over.
-struct Trouble {
-    what: &'static str,
-    last: Option<String>,
-}
-
 /// All of it, for as long as the process lives.
 pub async fn run(app: Arc<App>) {
     tokio::join!(sync_worker(app.clone()), life_worker(app));
@@ -47,7 +41,7 @@ pub async fn run(app: Arc<App>) {
 
 /// Brings Redis to every template whose revision it is not known to hold. Never returns.
 pub async fn sync_worker(app: Arc<App>) {
-    let mut trouble = Trouble { what: "templates cannot be brought to Redis", last: None };
+    let mut trouble = Trouble::new("templates cannot be brought to Redis");
     let mut pause = PAUSE_MIN;
     loop {
         let done = sync_once(&app).await;
@@ -59,7 +53,7 @@ pub async fn sync_worker(app: Arc<App>) {
 
 /// Marks templates finished or published again, frees old ones, and deletes what has expired. Never returns.
 pub async fn life_worker(app: Arc<App>) {
-    let mut trouble = Trouble { what: "the life of templates stands still", last: None };
+    let mut trouble = Trouble::new("the life of templates stands still");
     let mut pause = LIFE_PAUSE;
     loop {
         let done = life_once(&app).await;
@@ -163,19 +157,4 @@ async fn change(
         tx.change(RAISE, &[]).await?;
     }
     tx.commit().await
-}
-
-// === impl Trouble ===
-
-impl Trouble {
-    fn note(&mut self, reason: Option<NotYet>) {
-        let now = reason.map(|reason| reason.to_string());
-        if now != self.last {
-            match &now {
-                Some(reason) => tracing::warn!(%reason, "{}", self.what),
-                None => tracing::info!("over: {}", self.what),
-            }
-            self.last = now;
-        }
-    }
 }

@@ -5,6 +5,7 @@
 
 pub mod admin_blacklist;
 pub mod admin_keys;
+pub mod admin_revocations;
 pub mod admin_rule_sets;
 pub mod admin_templates;
 pub mod claims;
@@ -29,6 +30,7 @@ pub fn routes() -> Vec<Route> {
         admin_rule_sets::routes(),
         admin_keys::routes(),
         admin_blacklist::routes(),
+        admin_revocations::routes(),
         operations::routes(),
     ]
     .into_iter()

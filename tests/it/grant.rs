@@ -51,6 +51,7 @@ async fn a_new_cell_opens_and_every_grant_is_stored_once() {
     flusher.stop().await;
     assert_eq!(world.count("user_coupons WHERE expires_at = valid_from + interval '7 days'").await, 200);
     assert_eq!(world.count("set_aside").await, 0);
+    world.counted().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,6 +101,7 @@ async fn a_zombie_writes_nothing() {
     let old = zombie.write(1, EntryId::new(1, 1), &entries).await;
     assert!(matches!(old, Err(WriteFault::Zombie)), "{old:?}");
     assert_eq!(world.serials().await, [1, 2, 3]);
+    world.counted().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,6 +295,7 @@ async fn bad_rows_are_set_aside_and_their_neighbours_pass() {
         assert_eq!(world.count(&format!("set_aside WHERE {what}")).await, rows, "{what}");
     }
     assert_eq!(world.count("cells WHERE set_aside_rows = 6").await, 1);
+    world.counted().await;
     assert_eq!(world.fate(T1, 52, 1).await, Fate::SetAside);
     let (place, poller) = acks(world.pg.clone(), CELL);
     tokio::spawn(poller.run());
@@ -332,6 +335,7 @@ async fn the_same_grants_again_are_repeats() {
     world.flushed(EntryId::new(1, 2)).await;
     flusher.stop().await;
     assert_eq!((world.serials().await, world.count("set_aside").await), (vec![1, 2, 3], 0));
+    world.counted().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -429,6 +433,7 @@ async fn a_commit_whose_answer_is_lost_counts_once() {
     world.flushed(EntryId::new(1, 5)).await;
     assert_eq!(world.serials().await, (1..=50).collect::<Vec<_>>());
     assert_eq!(world.count("set_aside").await, 0);
+    world.counted().await;
     flusher.stop().await;
 }
 
@@ -614,6 +619,7 @@ async fn whatever_happens_redis_and_postgresql_agree_in_the_end() {
     let serials: Vec<u64> = rows.iter().map(|(serial, _)| *serial).collect();
     assert_eq!(serials, (1..=rows.len() as u64).collect::<Vec<_>>(), "no stock is stranded, none given twice");
     assert_eq!(world.count("set_aside WHERE reason <> 'diverged'").await, 0);
+    world.counted().await;
     for (serial, user) in &rows {
         let again = world.claim(T1, std::slice::from_ref(user)).await;
         assert_eq!(again, [Claimed::Replayed(*serial)], "{user}");

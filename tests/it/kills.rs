@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::sale::{agree, settings};
 use super::support::app::{PATIENCE, TestApp, coupons};
+use super::support::ledger::balances;
 
 const STOCK: i64 = 3_000;
 const CLAIMS: u64 = 12_000;
@@ -82,6 +83,7 @@ async fn one_round(app: &mut TestApp, chance: u64, strike: &impl AsyncFn(&mut Te
     agree(app, &journal.record()).await;
     assert_eq!(app.rows(id).await.len() as i64, STOCK, "sold to the last coupon");
     sell_more(app, id, &journal).await;
+    balances(app);
 }
 
 /// Waits until a process is ready. What could not start because a store died under it is started again,
@@ -256,6 +258,7 @@ async fn redis_comes_back_with_less_than_it_acknowledged() {
         println!("set back by {lost} claims: {:?}, {} requests", summary.outcomes, summary.requests);
         assert_eq!(summary.given_up, 0, "{summary:?}");
         agree(&app, &journal.record()).await;
+        balances(&app);
     }
     app.stop().await;
 }

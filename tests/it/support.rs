@@ -4,6 +4,7 @@
 //! - [`app`]: stores of the test's own and `floodgate serve` processes on them, with the verbs of a test
 //! - [`wire`]: a small HTTP client with keep-alive, and raw bytes for those who send worse
 //! - [`clock_redis`]: a redis-server whose wall clock the test sets
+//! - [`ledger`]: coupons by the thousand, and the ledger checked
 //! - [`stage`]: one cell with the verbs of a test, on the model or on Redis
 //! - [`history`]: random histories, and the two stages side by side
 //! - [`language`], [`words`]: tests as text, played on all stages at once
@@ -12,6 +13,7 @@ pub mod app;
 pub mod clock_redis;
 pub mod history;
 pub mod language;
+pub mod ledger;
 pub mod stage;
 pub mod wire;
 pub mod words;

@@ -17,6 +17,7 @@ use floodgate::domain::ids::{CellId, EntryId, Epoch, TemplateId};
 use floodgate::grant::entry::encode_claim_record;
 use floodgate::grant::fate::{Fate, fate};
 use floodgate::grant::flusher::{Flusher, FlusherHandle};
+use floodgate::ledger::check::check;
 use floodgate::pg::{Pg, migrate};
 use floodgate::redis::cell::{CellMeta, accepted, be, read_meta_pooled, text};
 use floodgate::redis::client::{Call, Redis};
@@ -306,6 +307,18 @@ impl World {
     pub async fn count(&self, from: &str) -> i64 {
         let client = self.pg.own().await.unwrap();
         client.query_one(&format!("SELECT count(*) FROM {from}"), &[]).await.unwrap().get(0)
+    }
+
+    /// Demands that what was issued is counted as the rows are, whatever happened on the way.
+    pub async fn counted(&self) {
+        let mut client = self.pg.own().await.unwrap();
+        let mut found = Vec::new();
+        check(&mut client, None, |difference| found.push(difference.to_string())).await.unwrap();
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(
+            self.count("user_coupons").await,
+            self.count("generate_series(1, (SELECT sum(issued)::int8 FROM coupon_counters))").await
+        );
     }
 
     pub async fn sql(&self, sql: &str) {

@@ -1,0 +1,2 @@
+-- How many revocations are not carried out to their end.
+SELECT count(*) FROM revocations WHERE status <> 'done'
