@@ -182,6 +182,7 @@ pub struct Flusher {
 pub struct Worker {
     pub snapshot_poll_ms: u64,
     pub free_after_s: u64,
+    pub ledger_look_pause_s: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -10,9 +10,11 @@
 //! - [`settlement`]: who owes whom
 //! - [`events`]: what others are to be told
 //! - [`check`](mod@check): all of it counted anew
+//! - [`watch`]: the part of it that a worker counts anew all the time
 
 pub mod check;
 pub mod counters;
 pub mod events;
 pub mod operations;
 pub mod settlement;
+pub mod watch;

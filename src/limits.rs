@@ -162,6 +162,9 @@ pub const SWEEP_GATHER_S: i32 = 5;
 pub const SWEEP_LOOK_S: i32 = 600;
 const _: () = assert!(SWEEP_GATHER_S < SWEEP_LOOK_S);
 
+/// The longest that one comparison of one template by the ledger's watch may take.
+pub const LEDGER_LOOK_MAX_MS: u64 = 60_000;
+
 /// Revocations that are not carried out yet: one more is refused.
 pub const REVOCATIONS_OPEN_MAX: i64 = 1_000;
 

@@ -149,6 +149,8 @@ metrics_table! {
     expiry_lag_seconds: Gauge "floodgate_expiry_lag_seconds",
     /// Coupons that were revoked.
     coupons_revoked: Counter "floodgate_coupons_revoked_total",
+    /// Differences between counters, coupons and operations that the last look at each template found: an alarm.
+    ledger_drift: Gauge "floodgate_ledger_drift",
     /// Revocations that are not carried out to their end.
     revocations_open: Gauge "floodgate_revocations_open",
     /// Connections to PostgreSQL in use.

@@ -46,6 +46,8 @@ impl Check {
         runtime()?.block_on(async {
             let pg = Pg::new(&config.postgres)?;
             let mut client = pg.own().await.map_err(|fault| fault.to_string())?;
+            let unhurried = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+            client.batch_execute(unhurried).await.map_err(|error| error.to_string())?;
             let done = check(&mut client, self.template, out::say).await;
             let checked = done.map_err(|fault| fault.to_string())?;
             if checked.differences > 0 {

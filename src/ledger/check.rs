@@ -50,18 +50,16 @@ pub struct Checked {
 
 /// Compares everything, or all that concerns one template, and tells each difference as it is found.
 ///
-/// It reads every row of the ledger, over a connection of its own, for as long as that takes.
+/// It reads every row of the ledger: `client` must have the time for it.
 pub async fn check(
     client: &mut Client,
     only: Option<TemplateId>,
     mut tell: impl FnMut(Difference),
 ) -> Result<Checked, PgFault> {
-    client.batch_execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0").await?;
-    let snapshot =
-        client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
-    let templates: Vec<i32> = match only {
+    let snapshot = snapshot(client).await?;
+    let templates = match only {
         Some(template) => vec![template.as_i32()],
-        None => snapshot.query(TEMPLATES, &[]).await?.iter().map(|row| row.get(0)).collect(),
+        None => templates(snapshot.client()).await?,
     };
     let mut checked = Checked { templates: templates.len(), differences: 0 };
     for sql in OF_TEMPLATES {
@@ -76,6 +74,33 @@ pub async fn check(
     }
     snapshot.commit().await?;
     Ok(checked)
+}
+
+/// Compares one template's coupons, operations and their counters, in a snapshot of their own, and tells how
+/// many differences there are.
+pub async fn check_coupons(
+    client: &mut Client,
+    template: i32,
+    mut tell: impl FnMut(Difference),
+) -> Result<usize, PgFault> {
+    let snapshot = snapshot(client).await?;
+    let mut found = 0;
+    for sql in OF_TEMPLATES {
+        let statement = snapshot.prepare(sql).await?;
+        found += differences(&snapshot, &statement, &template, &mut tell).await?;
+    }
+    snapshot.commit().await?;
+    Ok(found)
+}
+
+/// Templates that the ledger knows of, by id.
+pub async fn templates(client: &Client) -> Result<Vec<i32>, PgFault> {
+    Ok(client.query(TEMPLATES, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn snapshot(client: &mut Client) -> Result<Transaction<'_>, PgFault> {
+    let isolation = IsolationLevel::RepeatableRead;
+    Ok(client.build_transaction().isolation_level(isolation).read_only(true).start().await?)
 }
 
 /// One comparison; its differences are not gathered.

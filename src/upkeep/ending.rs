@@ -101,11 +101,6 @@ impl Held {
         stands(self.status.stored(), self.over)
     }
 
-    /// Whether it may end: nobody has locked, used or ended it.
-    pub fn is_open(&self) -> bool {
-        is_open(self.status)
-    }
-
     fn from_row(row: &Row) -> Result<Held, PgFault> {
         let user = UserRef::from_store(row.get("user_ref"));
         Ok(Held {
@@ -129,7 +124,7 @@ impl Held {
     }
 }
 
-/// Whether a coupon in this stored status may expire or be revoked.
+/// Whether a coupon in this status may be revoked.
 pub fn is_open(status: CouponStatus) -> bool {
     match status {
         CouponStatus::Unused | CouponStatus::Offered => true,

@@ -5,9 +5,13 @@
 //! first coupon that still holds: coupons of a template expire in the order of their serials. Those whose time
 //! was extended, perhaps behind the cursor, are listed apart (`coupon_extensions`).
 //!
-//! A locked coupon is not touched: its lock outlives its time, and the cancel makes it expired.
+//! A locked coupon is not touched: its lock outlives its time, and the cancel makes it expired. An offered one
+//! is waited for: its offer ends with its time, and the worker of gifts gives it back.
+
+use std::collections::HashSet;
 
 use serde_json::{Value, json};
+use tokio_postgres::Row;
 
 use crate::app::App;
 use crate::audit::{self, Action, Actor, Change, Origin, Subject};
@@ -17,7 +21,7 @@ use crate::limits::{SWEEP_GATHER_S, SWEEP_LOOK_S, UPKEEP_ROWS_MAX};
 use crate::pg::{PgFault, Tx};
 use crate::telemetry::metrics;
 
-use super::ending::{self, End, Held, is_open};
+use super::ending::{self, End, Held};
 
 const ADD: &str = include_str!("../sql/upkeep/sweeps_add.sql");
 const NEXT: &str = include_str!("../sql/upkeep/sweeps_next.sql");
@@ -75,8 +79,8 @@ async fn sweep_template(tx: &Tx<'_>) -> Result<Option<(Vec<Held>, bool)>, PgFaul
         let serial: i64 = row.get("serial");
         let status = CouponStatus::of(row.get("status"), false);
         match row.get("over") {
-            true if is_open(status) => due.push((TemplateId(template as u32), serial as Serial)),
-            true => {}
+            true if status == CouponStatus::Unused => due.push((TemplateId(template as u32), serial as Serial)),
+            true => holds |= status == CouponStatus::Offered,
             false => holds |= !matches!(status, CouponStatus::Expired | CouponStatus::Revoked),
         }
         if !holds {
@@ -97,19 +101,24 @@ async fn sweep_template(tx: &Tx<'_>) -> Result<Option<(Vec<Held>, bool)>, PgFaul
 /// coupon has its row before its entry, too.
 async fn sweep_extended(tx: &Tx<'_>) -> Result<Vec<Held>, PgFault> {
     let rows = tx.rows(EXTENDED, &[&(UPKEEP_ROWS_MAX as i64)]).await?;
-    let templates: Vec<i32> = rows.iter().map(|row| row.get("template_id")).collect();
-    let serials: Vec<i64> = rows.iter().map(|row| row.get("serial")).collect();
-    let keys =
-        templates.iter().zip(&serials).map(|(template, serial)| (TemplateId(*template as u32), *serial as Serial));
-    let due = still_due(ending::hold(tx, &keys.collect::<Vec<_>>()).await?);
-    if !rows.is_empty() {
-        tx.change(EXTENDED_DONE, &[&templates, &serials]).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(due)
+    let key = |row: &Row| (TemplateId(row.get::<_, i32>("template_id") as u32), row.get::<_, i64>("serial") as Serial);
+    let mut keys: Vec<(TemplateId, Serial)> = rows.iter().map(key).collect();
+    let held = ending::hold(tx, &keys).await?;
+    // What is offered stays on the list until it is back.
+    let is_offered = |coupon: &Held| coupon.over && coupon.status == CouponStatus::Offered;
+    let offered: HashSet<_> = held.iter().filter(|c| is_offered(c)).map(|c| (c.template, c.serial)).collect();
+    keys.retain(|key| !offered.contains(key));
+    let templates: Vec<i32> = keys.iter().map(|(template, _)| template.as_i32()).collect();
+    let serials: Vec<i64> = keys.iter().map(|(_, serial)| *serial as i64).collect();
+    tx.change(EXTENDED_DONE, &[&templates, &serials]).await?;
+    Ok(still_due(held))
 }
 
 /// What others have locked, used or extended meanwhile stays.
 fn still_due(mut held: Vec<Held>) -> Vec<Held> {
-    held.retain(|coupon| coupon.over && coupon.is_open());
+    held.retain(|coupon| coupon.over && coupon.status == CouponStatus::Unused);
     held
 }

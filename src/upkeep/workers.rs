@@ -1,4 +1,4 @@
-//! The loops that carry revocations out and sweep what has expired.
+//! The loops that carry revocations out, sweep what has expired, and look whether the ledger balances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{revoker, sweeper};
 use crate::app::App;
 use crate::config::ms;
+use crate::ledger::watch;
 use crate::limits::UPKEEP_PAUSE_MS;
 use crate::pg::PgFault;
 use crate::telemetry::Trouble;
@@ -17,7 +18,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub async fn run(app: Arc<App>) {
     let revoke = steps("revocations stand still", || revoker::step(&app));
     let sweep = steps("expired coupons are not swept (they are refused all the same)", || sweeper::step(&app));
-    tokio::join!(revoke, sweep);
+    tokio::join!(revoke, sweep, watch::run(app.clone()));
 }
 
 /// Steps with a short pause while there is something to do. Never returns.

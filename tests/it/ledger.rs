@@ -286,3 +286,23 @@ async fn a_time_zone_that_postgresql_does_not_know_counts_by_utc() {
     assert!(app.sql().await.query_one(&by_utc, &[]).await.unwrap().get::<_, bool>(0));
     app.stop().await;
 }
+
+#[tokio::test]
+async fn drift_shows_as_a_gauge_and_goes_when_it_is_mended() {
+    let app = TestApp::plan("ledger-drift").set("WORKER_LEDGER_LOOK_PAUSE_S", 1).start().await;
+    let id = app.publish(coupons(10)).await;
+    issue(&app, id, 1..=3, "now() + interval '1 day'").await;
+    let drift = async |expected: f64| {
+        until("the gauge shows it", async || app.gateway(0).metric("floodgate_ledger_drift").await == Some(expected))
+            .await;
+    };
+    let status = async |status: i64| {
+        let change = format!("UPDATE user_coupons SET status = {status} WHERE template_id = {id} AND serial = 2");
+        app.sql().await.batch_execute(&change).await.unwrap();
+    };
+    status(6).await;
+    drift(1.0).await;
+    status(1).await;
+    drift(0.0).await;
+    app.stop().await;
+}

@@ -10,6 +10,6 @@ FROM (SELECT serial, id, operation, from_status, to_status,
     FROM coupon_operations WHERE template_id = $1) AS o
 WHERE o.from_status <> o.before OR (o.operation, o.from_status, o.to_status) NOT IN (
     ('lock', 1, 2), ('confirm', 2, 4), ('cancel', 2, 1), ('cancel', 2, 5), ('time_out', 2, 1), ('time_out', 2, 5),
-    ('late_lock', 1, 2), ('late_lock', 5, 2), ('restore', 4, 1), ('restore', 4, 5), ('extend', 4, 1), ('extend', 5, 1),
-    ('expire', 1, 5), ('expire', 3, 5), ('revoke', 1, 6), ('revoke', 3, 6), ('offer', 1, 3), ('accept', 3, 1),
-    ('decline', 3, 1), ('withdraw', 3, 1), ('return', 3, 1), ('decline', 3, 5), ('withdraw', 3, 5), ('return', 3, 5))
+    ('late_lock', 1, 2), ('late_lock', 5, 2), ('restore', 4, 1), ('restore', 4, 5), ('extend', 4, 1), ('expire', 1, 5),
+    ('revoke', 1, 6), ('revoke', 3, 6), ('offer', 1, 3), ('accept', 3, 1), ('decline', 3, 1), ('withdraw', 3, 1),
+    ('return', 3, 1))
