@@ -40,6 +40,7 @@ pub struct Config {
     pub claim: Claim,
     pub flusher: Flusher,
     pub worker: Worker,
+    pub redemption: Redemption,
     /// Whole: the section `stacking` is laid into it.
     pub pricing: pricing::Settings,
     pub stacking: pricing::settings::Stacking,
@@ -185,6 +186,15 @@ pub struct Worker {
     pub ledger_look_pause_s: u64,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redemption {
+    pub lock_seconds: u32,
+    pub lock_seconds_max: u32,
+    pub checkouts_limit: u32,
+    pub checkouts_window_s: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -297,6 +307,18 @@ impl Config {
         demand(
             (10..=1000).contains(&self.worker.snapshot_poll_ms),
             "worker.snapshot_poll_ms must be 10 to 1000: the blacklist must be in force within a second",
+        );
+        demand(
+            (1..=self.redemption.lock_seconds_max).contains(&self.redemption.lock_seconds)
+                && self.redemption.lock_seconds_max <= limits::LOCK_SECONDS_MAX,
+            &format!(
+                "redemption.lock_seconds must be 1 to redemption.lock_seconds_max, and that at most {}",
+                limits::LOCK_SECONDS_MAX
+            ),
+        );
+        demand(
+            (1..=limits::CHECKOUTS_WINDOW_S_MAX).contains(&self.redemption.checkouts_window_s),
+            &format!("redemption.checkouts_window_s must be 1 to {}", limits::CHECKOUTS_WINDOW_S_MAX),
         );
         for (name, limit, window) in [
             ("user", self.quota.user_limit, self.quota.user_window_s),

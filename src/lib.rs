@@ -17,6 +17,7 @@
 //! - [`upkeep`]: coupons that end without being used
 //! - [`pricing`]: what an order costs with coupons, and the best of them
 //! - [`quotes`]: what an order would cost with a user's coupons
+//! - [`redemption`]: coupons locked for an order, used, given free, refunded
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
@@ -42,6 +43,7 @@ pub mod limits;
 pub mod pg;
 pub mod pricing;
 pub mod quotes;
+pub mod redemption;
 pub mod redis;
 pub mod serve;
 pub mod telemetry;

@@ -186,6 +186,25 @@ const _: () = assert!(QUOTE_TRIALS_MAX < QUOTE_COUPONS_MAX);
 /// Bytes of a coupon's code as a quote takes it: what is longer is none.
 pub const QUOTE_CODE_MAX: usize = 64;
 
+/// Coupons that one order may lock: each is a row that changes in the same transaction.
+pub const LOCK_COUPONS_MAX: usize = 50;
+const _: () = assert!(LOCK_COUPONS_MAX <= QUOTE_COUPONS_MAX);
+
+/// The longest time that a lock may be given: a week.
+pub const LOCK_SECONDS_MAX: u32 = 7 * 86_400;
+
+/// The longest window in which a user's checkouts are counted: a day.
+pub const CHECKOUTS_WINDOW_S_MAX: u32 = 86_400;
+
+/// Characters of an order's, refund's or checkout's id.
+pub const ORDER_ID_MAX: usize = ID_MAX;
+
+/// Attempts of a lock whose order another call locks at the same time, or whose coupons are not stored yet.
+pub const LOCK_ATTEMPTS_MAX: usize = 3;
+
+/// Locks whose time is over, released in one transaction.
+pub const TIME_OUT_ORDERS_MAX: i64 = 50;
+
 /// Coupons up to which a quote is computed where it was read: well below a millisecond, with no more
 /// lines, and ids in the coupons' rules, than these.
 pub const QUOTE_INLINE_COUPONS_MAX: usize = 4;

@@ -27,6 +27,7 @@ use crate::http::route::Door;
 use crate::http::router::Router;
 use crate::limits::BACKGROUND_REQUESTS_MAX;
 use crate::pg::{PgFault, replica};
+use crate::redemption;
 use crate::telemetry::{self, metrics};
 use crate::upkeep;
 
@@ -75,6 +76,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     if roles.worker {
         background.push(tokio::spawn(workers::run(app.clone())));
         background.push(tokio::spawn(upkeep::workers::run(app.clone())));
+        background.push(tokio::spawn(redemption::worker::run(app.clone())));
     }
     let flusher = roles.flusher.then(|| {
         let flusher = Flusher::new(app.pg.clone(), app.redis.clone(), app.cell, config, flushing);

@@ -153,6 +153,12 @@ metrics_table! {
     ledger_drift: Gauge "floodgate_ledger_drift",
     /// Revocations that are not carried out to their end.
     revocations_open: Gauge "floodgate_revocations_open",
+    /// Locks whose time was over and whose coupons were given free.
+    locks_timed_out: Counter "floodgate_locks_timed_out_total",
+    /// Locks whose time is over and that nobody has released yet, counted up to 10,000.
+    locks_overdue: Gauge "floodgate_locks_overdue",
+    /// Seconds since the oldest of them was over.
+    locks_overdue_seconds: Gauge "floodgate_locks_overdue_seconds",
     /// Connections to PostgreSQL in use.
     postgres_pool_busy: Gauge "floodgate_postgres_pool_busy",
     /// Reads that a replica could have served, by what became of them: it served them.

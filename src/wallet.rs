@@ -283,7 +283,7 @@ impl Coupon {
     }
 
     /// Template, serial, epoch, status, gift generation, acquired, valid from, expires, whether it is over, amount.
-    fn from_row(row: &Row) -> Self {
+    pub(crate) fn from_row(row: &Row) -> Self {
         Coupon {
             template: TemplateId(row.get::<_, i32>(0) as u32),
             serial: row.get::<_, i64>(1) as Serial,

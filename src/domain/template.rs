@@ -87,6 +87,33 @@ pub struct Limits {
     pub per_user: u32,
     /// Coupons a user may claim in a local day.
     pub per_user_daily: Option<u32>,
+    /// Coupons a user may use. `None`: all they have.
+    pub use_per_user: Option<u32>,
+}
+
+/// What a refund gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refund {
+    /// Whether the coupon returns. The accounts reverse in any case.
+    pub returnable: bool,
+    /// Days after its use in which it returns.
+    pub window_days: u32,
+    /// Whether its validity grows by the time from lock to refund.
+    pub restore_elapsed: bool,
+    /// New days for a coupon that has expired meanwhile; 0: it stays expired.
+    pub extend_days: u32,
+    pub partial: Partial,
+}
+
+/// What a refund of a part does where the coupon's threshold does not hold on the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Partial {
+    /// The rest keeps its share of the discount.
+    Proportional,
+    /// The rest is priced without the coupon, and less money goes back.
+    Clawback,
+    /// The same, and the coupon returns.
+    Restore,
 }
 
 /// Everything that a template's author says of it.
@@ -118,6 +145,7 @@ pub struct Definition {
     pub audience: Option<Audience>,
     /// Whether grants count against, and are checked against, the quotas on user, IP and device.
     pub quotas: bool,
+    pub refund: Refund,
 }
 
 /// Ties an enumeration to its words in the HTTP contract and in PostgreSQL.
@@ -151,6 +179,21 @@ words!(Kind:
     "shipping" = Shipping, "free_item" = FreeItem, "red_packet" = RedPacket,
 );
 words!(Distribution: "claim" = Claim);
+words!(Partial: "proportional" = Proportional, "clawback" = Clawback, "restore" = Restore);
+
+// === impl Refund ===
+
+impl Default for Refund {
+    fn default() -> Self {
+        Refund {
+            returnable: true,
+            window_days: 30,
+            restore_elapsed: true,
+            extend_days: 0,
+            partial: Partial::Proportional,
+        }
+    }
+}
 
 // === impl Definition ===
 

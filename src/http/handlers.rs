@@ -11,6 +11,7 @@ pub mod admin_templates;
 pub mod claims;
 pub mod operations;
 pub mod quotes;
+pub mod redemptions;
 pub mod support;
 pub mod wallet;
 
@@ -26,6 +27,7 @@ pub fn routes() -> Vec<Route> {
         wallet::routes(),
         quotes::routes(),
         support::routes(),
+        redemptions::routes(),
         admin_templates::routes(),
         admin_rule_sets::routes(),
         admin_keys::routes(),

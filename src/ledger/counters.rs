@@ -9,16 +9,21 @@ use crate::domain::ids::TemplateId;
 use crate::domain::window::Millis;
 use crate::pg::{PgFault, Tx};
 
+/// The statement of [`add`], for those who send several together.
+pub const UPSERT: &str = include_str!("../sql/ledger/counters.sql");
+
 /// What one transaction adds to the counters of one template. Amounts are of the template's currency.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Delta {
     /// The moment whose day counts, in the template's time zone; `None`: the transaction's.
     pub at: Option<Millis>,
-    /// Coupons locked now: falls when they are used or released.
+    /// Coupons locked now: one more with each step into that status, one less with each step out of it.
     pub locked: i64,
-    /// Uses, never taken back: what refunds restore is in `restored`.
+    /// Confirmed uses, never taken back: what refunds give back is in `restored`.
     pub used: i64,
+    /// Used coupons given back by a refund, whatever they became.
     pub restored: i64,
+    /// Coupons in status expired now, counted as `locked` is. What nobody has swept yet is not in it.
     pub expired: i64,
     pub revoked: i64,
     pub gifted: i64,
@@ -79,9 +84,8 @@ pub async fn add(tx: &Tx<'_>, deltas: &[(TemplateId, Delta)]) -> Result<(), PgFa
     let times: Vec<Option<i64>> = deltas.iter().map(|(_, delta)| delta.at).collect();
     let counts = |of: fn(&Delta) -> i64| -> Vec<i64> { deltas.iter().map(|(_, delta)| of(delta)).collect() };
     let sums = |of: fn(&Delta) -> Decimal| -> Vec<Decimal> { deltas.iter().map(|(_, delta)| of(delta)).collect() };
-    let upsert = include_str!("../sql/ledger/counters.sql");
     tx.change(
-        upsert,
+        UPSERT,
         &[
             &templates,
             &times,

@@ -6,6 +6,9 @@ use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::user::UserRef;
 use crate::pg::{PgFault, Tx};
 
+/// The statement of [`write`], for those who send several together.
+pub const INSERT: &str = include_str!("../sql/ledger/events.sql");
+
 /// One event of one coupon.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -27,7 +30,6 @@ pub async fn write(tx: &Tx<'_>, events: &[Event]) -> Result<(), PgFault> {
     let serials: Vec<i64> = events.iter().map(|event| event.serial as i64).collect();
     let users: Vec<&str> = events.iter().map(|event| event.user.as_str()).collect();
     let data: Vec<&Value> = events.iter().map(|event| &event.data).collect();
-    let insert = include_str!("../sql/ledger/events.sql");
-    tx.change(insert, &[&kinds, &templates, &serials, &users, &data]).await?;
+    tx.change(INSERT, &[&kinds, &templates, &serials, &users, &data]).await?;
     Ok(())
 }

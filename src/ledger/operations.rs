@@ -5,6 +5,9 @@ use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::user::UserRef;
 use crate::pg::{PgFault, Tx};
 
+/// The statement of [`trace`], for those who send several together.
+pub const INSERT: &str = include_str!("../sql/ledger/operations.sql");
+
 /// A kind of step. Words are stored: never rename one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -73,8 +76,7 @@ pub async fn trace(tx: &Tx<'_>, steps: &[Step], cause: Cause<'_>, actor: &str) -
     let users: Vec<&str> = steps.iter().map(|step| step.user.as_str()).collect();
     let gifts: Vec<i16> = steps.iter().map(|step| i16::from(step.gift)).collect();
     let (kind, id) = cause.stored();
-    let insert = include_str!("../sql/ledger/operations.sql");
-    tx.change(insert, &[&templates, &serials, &operations, &from, &to, &users, &gifts, &kind, &id, &actor]).await?;
+    tx.change(INSERT, &[&templates, &serials, &operations, &from, &to, &users, &gifts, &kind, &id, &actor]).await?;
     Ok(())
 }
 

@@ -5,6 +5,9 @@ use rust_decimal::Decimal;
 use crate::domain::ids::{Serial, TemplateId};
 use crate::pg::{PgFault, Tx};
 
+/// The statement of [`book`], for those who send several together.
+pub const INSERT: &str = include_str!("../sql/ledger/settle.sql");
+
 /// What one coupon's bearer owes one beneficiary for one thing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -52,9 +55,8 @@ pub async fn book(
     let serials: Vec<i64> = entries.iter().map(|entry| entry.serial as i64).collect();
     let texts = |of: fn(&Entry) -> &str| -> Vec<&str> { entries.iter().map(of).collect() };
     let amounts: Vec<Decimal> = entries.iter().map(|entry| entry.amount).collect();
-    let insert = include_str!("../sql/ledger/settle.sql");
     tx.change(
-        insert,
+        INSERT,
         &[
             &order,
             &refund,
@@ -77,7 +79,8 @@ pub async fn book(
 // === impl Subject ===
 
 impl Subject {
-    fn stored(&self) -> (&'static str, &str) {
+    /// The words that are stored.
+    pub fn stored(&self) -> (&'static str, &str) {
         match self {
             Subject::Line(id) => ("line", id),
             Subject::Shipping(id) => ("shipping", id),

@@ -88,6 +88,15 @@ impl<'a> Tx<'a> {
         Ok(self.tx.execute(&self.statement(sql).await?, params).await?)
     }
 
+    /// Prepares what is about to be sent together, so that each statement is sent when its future is first
+    /// polled, and PostgreSQL takes them in that order.
+    pub async fn prepare_all(&self, statements: &[&'static str]) -> Result<(), PgFault> {
+        for sql in statements {
+            self.statement(sql).await?;
+        }
+        Ok(())
+    }
+
     pub async fn commit(self) -> Result<(), PgFault> {
         Ok(self.tx.commit().await?)
     }

@@ -98,7 +98,7 @@ fn read(
     trials: Vec<TemplateId>,
     wrong: &mut Complaints,
 ) -> Result<QuoteRequest, Vec<FieldError>> {
-    let codes = object.has("coupons").then(|| read_codes(&mut object, wrong));
+    let codes = object.has("coupons").then(|| read_codes(&mut object, QUOTE_COUPONS_MAX, wrong));
     if codes.is_none() {
         object.get("coupons");
     }
@@ -117,7 +117,12 @@ fn read(
     std::mem::take(wrong).or(request)
 }
 
-fn read_order(object: &mut Object<'_>, wrong: &mut Complaints, complete: impl Fn(&mut Value)) -> Option<Order> {
+/// The order of a request, after `complete` has filled in what it leaves out.
+pub(crate) fn read_order(
+    object: &mut Object<'_>,
+    wrong: &mut Complaints,
+    complete: impl Fn(&mut Value),
+) -> Option<Order> {
     let mut order = object.need("order", wrong)?.clone();
     complete(&mut order);
     match Order::parse(&order, "order") {
@@ -132,6 +137,10 @@ fn read_order(object: &mut Object<'_>, wrong: &mut Complaints, complete: impl Fn
 /// A cart has no order yet, and perhaps no clock.
 fn fill(order: &mut Value, clock: Millis) {
     default(order, "order_id", "cart");
+    fill_placed_at(order, clock);
+}
+
+pub(crate) fn fill_placed_at(order: &mut Value, clock: Millis) {
     default(order, "placed_at", &rfc3339(chrono_tz::UTC, clock));
 }
 
@@ -143,9 +152,10 @@ fn default(order: &mut Value, name: &str, text: &str) {
     }
 }
 
-fn read_codes(object: &mut Object<'_>, wrong: &mut Complaints) -> Vec<String> {
+/// The codes under `coupons`, as they were sent.
+pub(crate) fn read_codes(object: &mut Object<'_>, most: usize, wrong: &mut Complaints) -> Vec<String> {
     let mut codes = Vec::new();
-    for (path, item) in list(object, "coupons", QUOTE_COUPONS_MAX, wrong) {
+    for (path, item) in list(object, "coupons", most, wrong) {
         match item.as_str() {
             Some(code) if code.len() <= QUOTE_CODE_MAX => codes.push(code.to_owned()),
             _ => wrong.add(path, "type", format!("must be a code of at most {QUOTE_CODE_MAX} characters")),
@@ -167,7 +177,8 @@ fn read_trials(object: &mut Object<'_>, wrong: &mut Complaints) -> Vec<TemplateI
     trials
 }
 
-fn read_facts(object: &mut Object<'_>, wrong: &mut Complaints) -> User {
+/// What an order service knows of the user, under `facts`.
+pub(crate) fn read_facts(object: &mut Object<'_>, wrong: &mut Complaints) -> User {
     let mut facts = object.object("facts", wrong);
     let level = facts.text("level", wrong).map(str::to_owned);
     let tags = facts.words("tags", FACT_TAGS_MAX, FACT_WORD_MAX, wrong);

@@ -15,10 +15,10 @@ fn orders(template: i64) -> String {
     let redemption = |order: &str, status: &str, used: &str, reversed: &str| {
         format!(
             "INSERT INTO redemptions (order_id, status, checkout_id, user_ref, request_sha256, currency, placed_order,
-                 priced, goods_total, shipping_total, discount_total, payable, reversed_total, locked_at,
+                 goods_total, shipping_total, discount_total, payable, reversed_total, locked_at,
                  lock_expires_at, used_at)
              VALUES ('{order}', '{status}', 'c', 'u', '', 'CNY', '{{\"order\": {{\"lines\":
-                 [{{\"line_id\": \"1\", \"unit_price\": \"20.00\", \"quantity\": 2}}]}}}}', '{{}}',
+                 [{{\"line_id\": \"1\", \"unit_price\": \"20.00\", \"quantity\": 2}}]}}}}',
                  40, 8, 6, 42, {reversed}, now(), now(), {used});"
         )
     };

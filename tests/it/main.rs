@@ -20,6 +20,7 @@ mod load_scripts;
 mod lost_tails;
 mod quotes;
 mod reads;
+mod redemption;
 mod revocation;
 mod sale;
 mod scripts;

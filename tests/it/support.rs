@@ -7,6 +7,7 @@
 //! - [`ledger`]: coupons by the thousand, and the ledger checked
 //! - [`stage`]: one cell with the verbs of a test, on the model or on Redis
 //! - [`history`]: random histories, and the two stages side by side
+//! - [`till`]: an order service on an app
 //! - [`language`], [`words`]: tests as text, played on all stages at once
 
 pub mod app;
@@ -15,5 +16,6 @@ pub mod history;
 pub mod language;
 pub mod ledger;
 pub mod stage;
+pub mod till;
 pub mod wire;
 pub mod words;

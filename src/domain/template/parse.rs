@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::shape;
 use super::write::unbuilt;
-use super::{AckLevel, Definition, Distribution, Issuer, Kind, Limits, Stock};
+use super::{AckLevel, Definition, Distribution, Issuer, Kind, Limits, Partial, Refund, Stock};
 use crate::domain::audience::Audience;
 use crate::domain::fields::{Complaints, FieldError, Object, is_plain};
 use crate::domain::ids::SERIAL_MAX;
@@ -21,7 +21,9 @@ const NAME_MIN: usize = 2;
 const NAME_MAX: usize = 100;
 const DESCRIPTION_MAX: usize = 1_000;
 const PER_USER_MAX: i64 = 10;
+const USE_PER_USER_MAX: i64 = 1_000;
 const VALID_DAYS_MAX: i64 = 365;
+const REFUND_DAYS_MAX: i64 = 3_650;
 const NEW_USER_DAYS_MAX: i64 = 36_500;
 const ZONE_DEFAULT: Tz = Tz::Asia__Shanghai;
 const CURRENCY_DEFAULT: &str = "CNY";
@@ -63,7 +65,8 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
     let audience = read_audience(&mut object, wrong);
     let quotas = object.flag("quotas", wrong).unwrap_or(true);
     let rule_set = read_rule_set(&mut object, wrong);
-    for field in ["campaign_id", "wide", "gift", "refund", "notifications"] {
+    let refund = read_refund(&mut object, wrong);
+    for field in ["campaign_id", "wide", "gift", "notifications"] {
         refuse_unbuilt(&mut object, field, &unbuilt(field), wrong);
     }
     object.finish(wrong);
@@ -90,6 +93,7 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
             validity: validity?,
             audience,
             quotas,
+            refund,
         })
     };
     let definition = definition();
@@ -259,11 +263,27 @@ fn read_limits(object: &mut Object, wrong: &mut Complaints) -> Limits {
     if per_user_daily.is_some_and(|daily| daily > per_user) {
         wrong.add("limits.per_user_daily", "above_per_user", "must be at most limits.per_user");
     }
-    for field in ["per_user_period", "per_user_pushed", "use_per_user"] {
+    let use_per_user = limits.whole("use_per_user", 1, USE_PER_USER_MAX, wrong).map(|uses| uses as u32);
+    for field in ["per_user_period", "per_user_pushed"] {
         refuse_unbuilt(&mut limits, field, &Value::Null, wrong);
     }
     limits.finish(wrong);
-    Limits { per_user, per_user_daily }
+    Limits { per_user, per_user_daily, use_per_user }
+}
+
+fn read_refund(object: &mut Object, wrong: &mut Complaints) -> Refund {
+    let default = Refund::default();
+    let mut refund = object.object("refund", wrong);
+    let days = |value: Option<i64>, default: u32| value.map_or(default, |days| days as u32);
+    let read = Refund {
+        returnable: refund.flag("returnable", wrong).unwrap_or(default.returnable),
+        window_days: days(refund.whole("window_days", 0, REFUND_DAYS_MAX, wrong), default.window_days),
+        restore_elapsed: refund.flag("restore_elapsed", wrong).unwrap_or(default.restore_elapsed),
+        extend_days: days(refund.whole("extend_days", 0, VALID_DAYS_MAX, wrong), default.extend_days),
+        partial: refund.word("partial", Partial::WORDS, wrong).unwrap_or(default.partial),
+    };
+    refund.finish(wrong);
+    read
 }
 
 fn read_window(object: &mut Object, wrong: &mut Complaints) -> Option<(Millis, Millis)> {

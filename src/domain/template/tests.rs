@@ -45,7 +45,7 @@ fn what_is_absent_takes_the_default() {
     assert_eq!(definition.currency, "CNY");
     assert_eq!(definition.max_discount_ratio, Decimal::new(8, 1));
     assert_eq!(definition.timezone, Tz::Asia__Shanghai);
-    assert_eq!(definition.limits, Limits { per_user: 1, per_user_daily: None });
+    assert_eq!(definition.limits, Limits { per_user: 1, per_user_daily: None, use_per_user: None });
     assert_eq!(definition.distribution, [Distribution::Claim]);
     assert!(definition.quotas && definition.audience.is_none() && definition.ack.is_none());
     let written = definition.to_json();
@@ -72,6 +72,8 @@ fn what_the_sources_write_is_accepted() {
         ("audience", json!({"new_user_days": 30, "levels": ["gold"], "user_list_id": null})),
         ("gift", json!({"allowed": true})),
         ("refund", json!({"partial": "PROPORTIONAL"})),
+        ("refund", json!({"partial": "restore", "window_days": 0, "extend_days": 7, "returnable": null})),
+        ("limits.use_per_user", json!(3)),
         ("notifications", json!({"expiry_days": [3, 1]})),
         ("wide", json!(false)),
         ("ack", json!("Postgres")),
@@ -149,7 +151,7 @@ fn each_violation_is_named() {
         ("limits.per_user", json!(11), "limits.per_user", "out_of_range"),
         ("limits.per_user_daily", json!(2), "limits.per_user_daily", "above_per_user"),
         ("limits.per_user_period", json!(1), "limits.per_user_period", "not_built"),
-        ("limits.use_per_user", json!(1), "limits.use_per_user", "not_built"),
+        ("limits.use_per_user", json!(0), "limits.use_per_user", "out_of_range"),
         ("claim_window", Value::Null, "claim_window", "required"),
         ("claim_window.ends_at", json!("2026-06-18T00:00:00+08:00"), "claim_window.ends_at", "not_after_start"),
         ("claim_window.starts_at", json!("2026-06-18"), "claim_window.starts_at", "time"),
@@ -184,7 +186,9 @@ fn each_violation_is_named() {
         ("campaign_id", json!(7), "campaign_id", "not_built"),
         ("wide", json!(true), "wide", "not_built"),
         ("gift", json!({"allowed": false}), "gift.allowed", "not_built"),
-        ("refund", json!({"window_days": 31}), "refund.window_days", "not_built"),
+        ("refund", json!({"window_days": -1}), "refund.window_days", "out_of_range"),
+        ("refund", json!({"partial": "half"}), "refund.partial", "unknown_value"),
+        ("refund", json!({"fee": 1}), "refund.fee", "unknown_field"),
         ("notifications", json!({"expiry_days": []}), "notifications.expiry_days", "not_built"),
         ("colour", json!("red"), "colour", "unknown_field"),
     ];
@@ -218,7 +222,10 @@ fn a_draft_may_become_anything_that_could_be_created() {
     let patch = json!({"name": "another", "limits": {"per_user_daily": null}, "audience": {"tags": ["vip"]}});
     let patch_draft = |patch: &Value| draft_with(&draft, patch).and_then(|body| parse(&body, now()));
     let patched = patch_draft(&patch).unwrap();
-    assert_eq!((patched.name.as_str(), patched.limits), ("another", Limits { per_user: 5, per_user_daily: None }));
+    assert_eq!(
+        (patched.name.as_str(), patched.limits),
+        ("another", Limits { per_user: 5, per_user_daily: None, use_per_user: None })
+    );
     assert_eq!(patched.audience.unwrap().tags, ["vip"]);
     assert_eq!(patched.stock, draft.stock);
     assert_eq!(named(patch_draft(&json!({"name": null}))), [("name".to_owned(), "required")]);
@@ -283,6 +290,9 @@ prop_compose! {
         rule_set in prop::option::of("[a-z]{2,9}"),
         audience in prop::option::of((1u32..100, prop::collection::vec("[a-z]{1,8}", 0..3))),
         quotas in any::<bool>(),
+        use_per_user in prop::option::of(1u32..9),
+        (window_days, extend_days, partial) in
+            (0u32..99, 0u32..99, prop::sample::select(Partial::WORDS.iter().map(|(_, it)| *it).collect::<Vec<_>>())),
     ) -> Definition {
         let until = starts + length;
         Definition {
@@ -303,7 +313,7 @@ prop_compose! {
             timezone,
             stock: Stock { total, daily },
             ack,
-            limits: Limits { per_user, per_user_daily: has_daily_limit.then_some(per_user) },
+            limits: Limits { per_user, per_user_daily: has_daily_limit.then_some(per_user), use_per_user },
             claim_window: (starts, until),
             validity: if fixed {
                 Validity::Fixed { from: starts, until }
@@ -317,6 +327,7 @@ prop_compose! {
                 ..Default::default()
             }),
             quotas,
+            refund: Refund { returnable: quotas, window_days, restore_elapsed: !quotas, extend_days, partial },
         }
     }
 }

@@ -11,9 +11,6 @@ pub(super) fn unbuilt(field: &str) -> Value {
     match field {
         "wide" => json!(false),
         "gift" => json!({"allowed": true, "max_hops": 1, "receiver_limit": true, "offer_hours": 24}),
-        "refund" => json!({
-            "returnable": true, "window_days": 30, "restore_elapsed": true, "extend_days": 0, "partial": "proportional",
-        }),
         "notifications" => json!({"expiry_days": [3, 1]}),
         _ => Value::Null,
     }
@@ -55,14 +52,20 @@ impl Definition {
                 "per_user_daily": self.limits.per_user_daily,
                 "per_user_period": null,
                 "per_user_pushed": null,
-                "use_per_user": null,
+                "use_per_user": self.limits.use_per_user,
             },
             "claim_window": {"starts_at": time(self.claim_window.0), "ends_at": time(self.claim_window.1)},
             "validity": validity,
             "audience": self.audience.as_ref().map(|audience| write_audience(audience, &time)),
             "quotas": self.quotas,
             "gift": unbuilt("gift"),
-            "refund": unbuilt("refund"),
+            "refund": {
+                "returnable": self.refund.returnable,
+                "window_days": self.refund.window_days,
+                "restore_elapsed": self.refund.restore_elapsed,
+                "extend_days": self.refund.extend_days,
+                "partial": self.refund.partial.word(),
+            },
             "notifications": unbuilt("notifications"),
         })
     }

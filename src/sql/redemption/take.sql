@@ -1,0 +1,5 @@
+-- Coupons of a user from unused to locked, while they hold. Lists of the same length: $1 templates, $2 serials; $3 user
+UPDATE user_coupons u SET status = 2
+FROM unnest($1::int4[], $2::int8[]) AS n (template_id, serial)
+WHERE u.template_id = n.template_id AND u.serial = n.serial AND u.user_ref = $3 AND u.status = 1
+    AND u.expires_at > clock_timestamp()
