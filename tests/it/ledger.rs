@@ -19,7 +19,7 @@ fn orders(template: i64) -> String {
                  lock_expires_at, used_at)
              VALUES ('{order}', '{status}', 'c', 'u', '', 'CNY', '{{\"order\": {{\"lines\":
                  [{{\"line_id\": \"1\", \"unit_price\": \"20.00\", \"quantity\": 2}}]}}}}',
-                 40, 8, 6, 42, {reversed}, now(), now(), {used});"
+                 40, 8, 6, 42, {reversed}, now(), now() + interval '1 hour', {used});"
         )
     };
     let coupon = |order: &str, serial: i64, state: &str, reversed: &str| {
