@@ -9,7 +9,7 @@ use super::price::{given_twice, price_ready};
 use super::quote::{Hint, Priced, Quote, Ranking, Unusable};
 use super::reason::{Reason, Refusal};
 use super::search::Search;
-use super::stacking::in_the_way;
+use super::stacking::may_join;
 use super::table::Table;
 use crate::limits::QUOTE_HINTS_MAX;
 
@@ -81,9 +81,7 @@ fn left_out(cart: &Cart, set: &[&Ready], ready: &Ready) -> Refusal {
     {
         return unusable.refusal;
     }
-    let mut with = set.to_vec();
-    with.push(ready);
-    if in_the_way(&with, cart.case.settings).is_empty() {
+    if may_join(set, ready, cart.case.settings) {
         Refusal::new(Reason::NotBest, "saves nothing more beside the best coupons")
     } else {
         Refusal::new(Reason::NotStackable, "cannot be used together with the best coupons")

@@ -11,6 +11,8 @@
 //! Three such bounds are kept for the coupons of a class that stack with each other, and the least
 //! counts: the chain over the whole order; the chain over the lines that the class reaches, whatever
 //! other classes take; and the sum over its scopes of chains within each, whatever other scopes take.
+//! Shipping coupons that stack take no more than all the fees that they pay, and those of them that pay
+//! the same fees no more than these.
 //!
 //! Upper limits of thresholds are ignored, and lower ones are compared with the present state only.
 
@@ -19,7 +21,7 @@ use smallvec::SmallVec;
 use super::cart::Effect;
 use super::kinds::Worth;
 use super::money::Minor;
-use super::table::Table;
+use super::table::{Sums, Table};
 use super::walk::Walk;
 
 /// What a set of coupons is worth: money and gifts at their value, then gifts of no stated value.
@@ -35,8 +37,7 @@ pub(super) struct Outlook {
     pub most: Score,
     /// For each open class, what it adds at most, cheaply summed; by class, from the first open one.
     pub by_class: SmallVec<[Score; 16]>,
-    /// What is left of each scope's lines.
-    pub sums: SmallVec<[Minor; 64]>,
+    pub sums: Sums,
 }
 
 /// The coupons that may still be chosen.
@@ -50,6 +51,8 @@ pub(super) struct Open<'t> {
     pub blocked: &'t [u64],
     /// How many may be chosen yet.
     pub count_max: usize,
+    /// What shipping coupons may take yet.
+    pub fees_most: Minor,
 }
 
 /// An upper bound on what coupons before the next one take off some lines.
@@ -109,8 +112,7 @@ impl Open<'_> {
 
 impl Outlook {
     pub fn of(table: &Table, walk: &Walk, open: &Open) -> Outlook {
-        let sums: SmallVec<[Minor; 64]> =
-            table.scopes.iter().map(|lines| lines.iter().map(|at| walk.left[usize::from(*at)]).sum()).collect();
+        let sums = table.sums(walk);
         let fees_left: Minor = walk.fees.iter().sum();
         let mut chain = Chain { taken: 0, goods_left: walk.left.iter().sum() };
         let (mut fees, mut gifts) = (0, Score::default());
@@ -119,7 +121,8 @@ impl Outlook {
         let few = open.count_max < table.classes.len() - open.class;
         let mut singles: SmallVec<[Score; 32]> = SmallVec::new();
         let mut unvalued_in_all: i32 = 0;
-        let mut groups: SmallVec<[Minor; 64]> = SmallVec::from_elem(0, sums.len());
+        let mut groups: SmallVec<[Minor; 64]> = SmallVec::from_elem(0, sums.lines.len());
+        let mut paid: SmallVec<[Minor; 16]> = SmallVec::from_elem(0, sums.fees.len());
         for class in open.class..table.classes.len() {
             let (mut one, mut all) = (Score::default(), Score::default());
             let mut one_reaches = chain.taken;
@@ -143,8 +146,15 @@ impl Outlook {
                         singles.push(adds);
                     }
                 }
-                let Effect::Goods { rate, cap } = coupon.effect else { continue };
-                let eligible = sums[coupon.scope];
+                let (rate, cap) = match coupon.effect {
+                    Effect::Goods { rate, cap } => (rate, cap),
+                    Effect::Shipping { .. } if stacks => {
+                        paid[coupon.fee_set] += adds.total;
+                        continue;
+                    }
+                    _ => continue,
+                };
+                let eligible = sums.lines[coupon.scope];
                 one_reaches = one_reaches.max(chain.with(rate, cap, eligible));
                 if !stacks {
                     continue;
@@ -169,7 +179,13 @@ impl Outlook {
                     all.total = all.total.min(within.taken.min(grouped));
                     chain.taken = stacked.max(one_reaches.min(chain.taken + one.total));
                 }
-                ClassEffect::Fees => fees += one.max(all).total,
+                ClassEffect::Fees => {
+                    let by_set: Minor = paid.iter().zip(&sums.fees).map(|(paid, left)| paid.min(left)).sum();
+                    let home: Minor = table.fee_home.iter().map(|at| walk.fees[usize::from(*at)]).sum();
+                    all.total = all.total.min(by_set).min(home);
+                    (one.total, all.total) = (one.total.min(open.fees_most), all.total.min(open.fees_most));
+                    fees += one.max(all).total;
+                }
                 ClassEffect::Gifts => gifts = gifts + one.max(all),
             }
             by_class.push(one.max(all));

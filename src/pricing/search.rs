@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::bound::{Open, Outlook, Score};
 use super::cart::{Cart, Effect};
+use super::money::Minor;
 use super::rules::AloneScope;
 use super::stacking::Class;
 use super::table::{Entry, Table};
@@ -36,6 +37,9 @@ pub(super) struct Search<'t, 'r, 'a> {
     looks_max: u64,
     /// The budget ended the search: what was found may not be the best.
     pub is_cut: bool,
+    /// All fees, and what shipping coupons take off them at most.
+    fees: Minor,
+    fees_most: Minor,
 }
 
 /// A set of positions.
@@ -53,10 +57,13 @@ struct Node {
     company_max: usize,
 }
 
-/// Coupons that one node of the budget may look at: a node among many coupons counts as several.
-const LOOKS_PER_NODE: u64 = 64;
+/// Coupons that one node of the budget may look at: all there are, or as many as these.
+const LOOKS_PER_NODE_MIN: u64 = 64;
 /// Lines that weigh as much as a coupon.
 const LINES_PER_LOOK: u64 = 8;
+
+/// The part of the budget that may be spent on shipping coupons by themselves.
+const FEES_BUDGET_PART: u64 = 8;
 
 /// Kinds and numbers that scenarios are split by: at most 27 times 8 of them.
 const KINDS_SPLIT_MAX: usize = 3;
@@ -82,8 +89,13 @@ impl Found {
 
 impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
     pub fn new(table: &'t Table<'r, 'a>, nodes_max: u64) -> Self {
-        let looks_max = nodes_max.saturating_mul(LOOKS_PER_NODE);
-        Search { table, found: Found::default(), nodes: 0, looks: 0, looks_max, is_cut: false }
+        let looks_max = nodes_max.saturating_mul(LOOKS_PER_NODE_MIN.max(table.coupons.len() as u64));
+        Search::within(table, looks_max)
+    }
+
+    fn within(table: &'t Table<'r, 'a>, looks_max: u64) -> Self {
+        let found = Found::default();
+        Search { table, found, nodes: 0, looks: 0, looks_max, is_cut: false, fees: 0, fees_most: Minor::MAX }
     }
 
     /// Searches all legal sets. Coupons that must be alone are tried by themselves first, so that they
@@ -114,12 +126,13 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
                 joinable.push(at);
             }
         }
+        self.solve_fees(cart, &alone);
         let mut roots: Vec<(Score, Node)> = scenarios(table, &alone)
             .into_iter()
             .map(|(blocked, company_max)| {
                 let root = Node { company_max, ..Node::root(cart, blocked) };
                 self.looks += self.cost(&root);
-                (Outlook::of(table, &root.walk, &root.open(0)).most, root)
+                (Outlook::of(table, &root.walk, &self.open(&root, 0)).most, root)
             })
             .collect();
         // The most promising first: what it finds closes the others sooner.
@@ -131,6 +144,46 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
             let mut blocked = beside_alone.clone();
             unset(&mut blocked, at);
             self.visit(&Node::root(cart, blocked), &mut Vec::new());
+        }
+    }
+
+    /// Finds what shipping coupons take off at most. Coupons on goods change no fee, so this holds
+    /// whatever they are; those on fees would get in each other's way in every branch anew.
+    fn solve_fees(&mut self, cart: &Cart, alone: &Positions) {
+        let table = self.table;
+        self.fees = cart.fees.iter().map(|(_, fee)| fee).sum();
+        let mut blocked = alone.clone();
+        let (mut others, mut stackable) = (0, 0);
+        for (at, entry) in table.coupons.iter().enumerate() {
+            if entry.ready.key.class != Class::Shipping {
+                set(&mut blocked, at);
+                others += 1;
+            } else if entry.is_stackable {
+                stackable += 1;
+            }
+        }
+        if stackable < 2 || others == 0 {
+            return;
+        }
+        let mut search = Search::within(table, self.looks_max / FEES_BUDGET_PART);
+        search.fees = self.fees;
+        search.visit(&Node::root(cart, blocked), &mut Vec::new());
+        self.looks += search.looks;
+        self.nodes += search.nodes;
+        if !search.is_cut {
+            self.fees_most = search.found.score.total;
+        }
+    }
+
+    fn open<'n>(&self, node: &'n Node, chosen: usize) -> Open<'n> {
+        let fees_taken = self.fees - node.walk.fees.iter().sum::<Minor>();
+        Open {
+            class: node.class,
+            from: node.from,
+            stackable_only: node.stackable_only,
+            blocked: &node.blocked,
+            count_max: node.company_max - chosen,
+            fees_most: (self.fees_most - fees_taken).max(0),
         }
     }
 
@@ -178,7 +231,7 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
     #[inline(never)]
     fn options(&self, node: &Node, chosen: &[usize]) -> Vec<(Score, usize)> {
         let table = self.table;
-        let open = node.open(chosen.len());
+        let open = self.open(node, chosen.len());
         let outlook = Outlook::of(table, &node.walk, &open);
         if !self.can_win(node, chosen, &open, &outlook) {
             return Vec::new();
@@ -202,13 +255,14 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
                     beside = beside + adds;
                 }
                 let is_shadowed = entry.twin.is_some_and(|twin| !chosen.contains(&twin));
-                let most = (adds + with + after).min(outlook.most);
+                let most = adds + with + after;
                 if !is_shadowed && entry.company_max > chosen.len() && node.score + most >= self.found.score {
                     options.push((most, at));
                 }
             }
         }
         options.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        options.iter_mut().for_each(|(most, _)| *most = (*most).min(outlook.most));
         options
     }
 
@@ -271,16 +325,6 @@ impl<'t, 'r, 'a> Search<'t, 'r, 'a> {
 // === impl Node ===
 
 impl Node {
-    fn open(&self, chosen: usize) -> Open<'_> {
-        Open {
-            class: self.class,
-            from: self.from,
-            stackable_only: self.stackable_only,
-            blocked: &self.blocked,
-            count_max: self.company_max - chosen,
-        }
-    }
-
     fn root(cart: &Cart, blocked: Positions) -> Node {
         Node {
             walk: Walk::new(cart),

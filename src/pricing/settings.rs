@@ -85,7 +85,7 @@ impl Default for Settings {
             max_order_discount_ratio: Decimal::ONE,
             kinds: Kind::WORDS.iter().map(|(word, _)| (*word).to_owned()).collect(),
             stacking: Stacking::default(),
-            search_nodes_max: 2_500,
+            search_nodes_max: 8_000,
         }
     }
 }

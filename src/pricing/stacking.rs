@@ -52,6 +52,13 @@ pub(super) fn clash(a: &Ready, b: &Ready, settings: &Settings) -> bool {
     settings.stacking.mode == StackingMode::OnePerOrder || !share_class || !a.bears(b) || !b.bears(a)
 }
 
+/// Whether a coupon may join a set that is legal without it.
+pub(super) fn may_join(set: &[&Ready], ready: &Ready, settings: &Settings) -> bool {
+    let count = set.len() + 1;
+    ready.company_max() >= count
+        && set.iter().all(|other| other.company_max() >= count && !clash(ready, other, settings))
+}
+
 /// The positions in `set` of the coupons that are in each other's way.
 pub(super) fn in_the_way(set: &[&Ready], settings: &Settings) -> Vec<usize> {
     let is_in_the_way = |at: &usize| {

@@ -23,6 +23,8 @@ pub struct Size {
     pub stacking: u64,
     /// With what is rare in shops: kinds excluded by any coupon, gifts of every sort, fractions of percents.
     pub wild: bool,
+    /// Half of the coupons are on fees, where they get in each other's way.
+    pub shipping: bool,
     /// CNY, JPY or KWD: amounts are as many minor units in each.
     pub currency: &'static str,
 }
@@ -136,6 +138,7 @@ fn terms(dice: &mut Dice, size: &Size) -> Terms {
         "red_packet",
     ];
     let kind = kinds[dice.below(kinds.len() as u64) as usize];
+    let kind = if size.shipping && dice.one_in(2) { "shipping" } else { kind };
     let mut rules = Vec::new();
     let mut rule = |name: &str, params: Value| rules.push(json!({"rule_type": name, "params": params}));
     let value = match kind {

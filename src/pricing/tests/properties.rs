@@ -17,6 +17,7 @@ fn size(dice: &mut Dice) -> Size {
         price_max: [60, 900, 8_000, 100_000][dice.below(4) as usize],
         stacking: dice.below(5),
         wild: dice.one_in(3),
+        shipping: dice.one_in(4),
         currency: ["CNY", "CNY", "JPY", "KWD"][dice.below(4) as usize],
     }
 }

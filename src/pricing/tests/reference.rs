@@ -182,6 +182,7 @@ fn prices_are_those_of_a_naive_reference() {
             price_max: [60, 900, 8_000][dice.below(3) as usize],
             stacking: dice.below(3),
             wild: dice.one_in(2),
+            shipping: dice.one_in(6),
             currency: ["CNY", "CNY", "JPY", "KWD"][dice.below(4) as usize],
         };
         let (order, coupons) = (carts::order(dice, &size), carts::coupons(dice, &size));

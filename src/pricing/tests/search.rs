@@ -83,6 +83,7 @@ fn the_search_finds_what_enumeration_finds() {
             price_max: [60, 900, 8_000][dice.below(3) as usize],
             stacking: if is_large { 1 } else { dice.below(4) },
             wild: dice.one_in(2),
+            shipping: dice.one_in(4),
             currency: ["CNY", "CNY", "JPY", "KWD"][dice.below(4) as usize],
         };
         let order = carts::order(dice, &size);
@@ -115,6 +116,7 @@ fn a_small_budget_gives_the_best_found_and_says_so() {
         price_max: 8_000,
         stacking: 2,
         wild: false,
+        shipping: false,
         currency: "CNY",
     };
     let (order, coupons) = (carts::order(dice, &size), carts::coupons(dice, &size));
@@ -126,23 +128,33 @@ fn a_small_budget_gives_the_best_found_and_says_so() {
     assert_eq!(price(&case, &set).unwrap().payable, cut.priced.payable);
 }
 
+/// The work of a search grows with the coupons there are, and not with what stands in each other's way.
 #[test]
-fn a_node_among_many_coupons_counts_as_several() {
-    let dice = &mut Dice::new(11);
-    let size = Size {
-        lines: (50, 50),
-        merchants: 10,
-        coupons: 500,
-        price_max: 50_000,
-        stacking: 1,
-        wild: true,
-        currency: "CNY",
+fn a_hostile_search_ends_at_its_budget() {
+    let of = |coupons: usize, lines: u64| {
+        let dice = &mut Dice::new(11);
+        let (merchants, price_max, stacking, wild) = (10, 50_000, 1, true);
+        let size = Size {
+            lines: (lines, lines),
+            merchants,
+            coupons,
+            price_max,
+            stacking,
+            wild,
+            shipping: false,
+            currency: "CNY",
+        };
+        let (order, coupons) = (carts::order(dice, &size), carts::coupons(dice, &size));
+        let (user, settings) = (User::default(), Settings::default());
+        let quote = best(&Case { order: &order, user: &user, now: noon(), settings: &settings }, &coupons, 200);
+        assert!(!quote.optimal);
+        quote.nodes
     };
-    let (order, coupons) = (carts::order(dice, &size), carts::coupons(dice, &size));
-    let (user, settings) = (User::default(), Settings::default());
-    let case = Case { order: &order, user: &user, now: noon(), settings: &settings };
-    let quote = best(&case, &coupons, 200);
-    assert!(!quote.optimal && quote.nodes < 100, "{} nodes", quote.nodes);
+    let (few, many) = (of(250, 50), of(500, 50));
+    assert!((100..1_000).contains(&few) && (100..1_000).contains(&many), "{few} and {many} nodes");
+    // Lines count too.
+    let long = of(500, 200);
+    assert!(long < many, "{long} nodes of {many}");
 }
 
 #[test]
