@@ -206,12 +206,6 @@ pub(crate) fn cell_closed() -> Problem {
     Problem::of(ClaimOutcome::Unavailable, "the cell is not open; ask again").retry_after_ms(1000)
 }
 
-/// An amount with all the places of its currency.
-fn in_full(amount: Decimal, currency: &str) -> String {
-    let minor = Currency::of(currency).and_then(|currency| Some(currency.decimal(currency.minor(amount).ok()?)));
-    minor.unwrap_or(amount.normalize()).to_string()
-}
-
 // === impl Granted ===
 
 impl Granted {
@@ -317,7 +311,7 @@ impl Coupon {
         CouponName { template: self.template, serial: self.serial, epoch: self.epoch, gift: self.gift }
     }
 
-    /// As wallets show it: the coupon, and what its template says it is worth.
+    /// As wallets show it: the coupon, what it is worth and what it demands.
     pub fn to_json(&self, app: &App) -> Value {
         let snapshot = app.snapshot.load();
         let template = snapshot.templates.get(&self.template);
@@ -335,10 +329,12 @@ impl Coupon {
             let definition = &template.definition;
             coupon["name"] = definition.name.clone().into();
             coupon["kind"] = definition.kind.word().into();
-            coupon["value"] = match self.amount {
-                Some(amount) => json!({"amount": in_full(amount, &definition.currency)}),
+            let currency = Currency::of(&definition.currency);
+            coupon["value"] = match self.amount.zip(currency) {
+                Some((amount, currency)) => json!({"amount": currency.in_full(amount)}),
                 None => definition.value.clone(),
             };
+            coupon["terms"] = template.terms.as_ref().map_or(Vec::new(), |terms| terms.explain(self.amount)).into();
             coupon["currency"] = definition.currency.clone().into();
         }
         coupon

@@ -49,6 +49,11 @@ pub fn terms(definition: &Definition) -> Result<Arc<Terms>, Vec<FieldError>> {
     Terms::stored(definition).map(Arc::new)
 }
 
+/// What a coupon gives and demands, in words.
+pub fn sentences(definition: &Definition) -> Value {
+    Terms::stored(definition).map_or(Vec::new(), |terms| terms.explain(None)).into()
+}
+
 /// What is probably not meant, as answers show it.
 pub fn warnings(definition: &Definition) -> Value {
     let warnings = Terms::of(definition, &Settings::default()).map_or_else(|_| Vec::new(), |(_, warnings)| warnings);

@@ -114,6 +114,7 @@ impl Record {
             "created_at": time(self.created_at),
             "updated_at": time(self.updated_at),
             "published_at": self.published_at.map(time),
+            "terms": checks::sentences(&self.definition),
             "warnings": checks::warnings(&self.definition),
         });
         let (Some(members), Value::Object(life)) = (body.as_object_mut(), life) else {

@@ -90,6 +90,11 @@ impl Currency {
     pub fn decimal(&self, minor: Minor) -> Decimal {
         Decimal::new(minor, self.scale)
     }
+
+    /// An amount as it is shown: with all the currency's places. One that is none in the currency stays as it is.
+    pub fn in_full(&self, amount: Decimal) -> String {
+        self.minor(amount).map_or(amount.normalize(), |minor| self.decimal(minor)).to_string()
+    }
 }
 
 // === impl MoneyError ===

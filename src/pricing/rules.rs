@@ -54,6 +54,10 @@ pub trait Rule: fmt::Debug + Send + Sync {
 
     /// Whether it holds for an order; else the reason, with what is missing.
     fn check(&self, asked: &Asked) -> Result<(), Refusal>;
+
+    /// What it demands, as a shopper would say it: "spend at least 100.00 in cat-roast-duck". `place` is
+    /// where the coupon's thresholds count ([`Shape::place`]). Empty where it demands nothing.
+    fn explain(&self, place: &str) -> String;
 }
 
 /// A rule's parameters, and where they stand.
@@ -170,6 +174,12 @@ impl<'a> Reading<'a> {
             wrong.add(format!("{at}.rule_type"), "wrong_kind", format!("{name} goes with kind free_item only"));
         }
     }
+}
+
+/// "spend at least 100.00 in cat-roast-duck"
+fn at_least(amount: Minor, place: &str, currency: Currency) -> String {
+    let place = if place.is_empty() { String::new() } else { format!(" in {place}") };
+    format!("spend at least {}{place}", currency.decimal(amount))
 }
 
 // === impl Shape ===

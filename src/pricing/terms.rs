@@ -4,6 +4,7 @@
 //! parameter that is not known is refused here, when the template is made, never ignored at use.
 
 use chrono_tz::Tz;
+use rust_decimal::Decimal;
 use serde_json::Value;
 
 use super::kinds::{self, Worth};
@@ -31,6 +32,8 @@ pub struct Terms {
     /// The kind's place in the order of computing within a class.
     pub(super) priority: i32,
     ids: usize,
+    /// What the kind gives, then what each rule demands, in words.
+    sentences: Vec<String>,
 }
 
 /// Something that is allowed and probably not meant.
@@ -91,9 +94,14 @@ impl Terms {
         }
     }
 
-    /// As a shopper would say it: "20.00 off".
-    pub fn explain(&self) -> String {
-        kinds::of(self.kind).map(|kind| kind.explain(&self.worth, self.currency)).unwrap_or_default()
+    /// As a shopper would say it: "20.00 off", "spend at least 100.00". `own` is what a coupon says that
+    /// it is worth itself.
+    pub fn explain(&self, own: Option<Decimal>) -> Vec<String> {
+        let mut sentences = self.sentences.clone();
+        if let (Worth::OwnAmount, Some(amount)) = (&self.worth, own) {
+            sentences[0] = format!("{} off", self.currency.in_full(amount));
+        }
+        sentences
     }
 }
 
@@ -109,6 +117,9 @@ fn read(definition: &Definition, settings: &Settings, wrong: &mut Complaints) ->
         return None;
     };
     let worth = kind.check(&Creation { definition, settings, currency, shape: &shape }, wrong)?;
+    let place = shape.place(&definition.issuer_id);
+    let mut sentences = vec![kind.explain(&worth, currency)];
+    sentences.extend(rules.iter().map(|rule| rule.explain(&place)).filter(|sentence| !sentence.is_empty()));
     Some(Terms {
         kind: definition.kind,
         issuer: definition.issuer,
@@ -121,6 +132,7 @@ fn read(definition: &Definition, settings: &Settings, wrong: &mut Complaints) ->
         rules,
         priority: kind.priority(),
         ids: count_ids(&definition.usage_rules),
+        sentences,
     })
 }
 

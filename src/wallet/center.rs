@@ -108,6 +108,7 @@ fn show(app: &App, viewer: &Viewer<'_>, template: &LiveTemplate, holding: &Holdi
         "value": definition.value,
         "currency": definition.currency,
         "usage_rules": definition.usage_rules,
+        "terms": template.terms.as_ref().map_or(Vec::new(), |terms| terms.explain(None)),
         "claim_window": {
             "starts_at": rfc3339(zone, definition.claim_window.0),
             "ends_at": rfc3339(zone, definition.claim_window.1),

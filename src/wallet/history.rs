@@ -4,10 +4,11 @@
 //! it now, and which generation of its code is good. A code that does not open costs no query, and
 //! neither does one of another owner's template. Nothing here decides: a replica may serve it.
 
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 
-use super::{Coupon, in_full, lost, set_aside, stored};
+use super::{Coupon, lost, set_aside, stored};
 use crate::app::App;
 use crate::catalog::store::Scope;
 use crate::domain::code::CouponName;
@@ -18,6 +19,7 @@ use crate::domain::window::{Millis, rfc3339};
 use crate::grant::fate::{Fate, StoredCoupon, fate};
 use crate::http::problem::Problem;
 use crate::pg::{Connection, PgFault};
+use crate::pricing::money::Currency;
 use crate::redis::cell::read_meta_pooled;
 
 /// A page of steps, and what they were made for.
@@ -87,7 +89,11 @@ fn show(app: &App, name: CouponName, row: &StoredCoupon, steps: &Steps) -> Value
     };
     let redemption = |row: &Row| {
         let currency: Option<&str> = row.get(3);
-        let amount = |at: usize| in_full(row.get(at), currency.unwrap_or_default());
+        let money = currency.and_then(Currency::of);
+        let amount = |at: usize| {
+            let amount: Decimal = row.get(at);
+            money.map_or_else(|| amount.normalize().to_string(), |money| money.in_full(amount))
+        };
         let when = |at: usize| row.get::<_, Option<i64>>(at).map(time);
         json!({
             "order_id": row.get::<_, &str>(0),

@@ -219,7 +219,20 @@ async fn the_worked_examples_of_the_sources() {
             rule("STACKABILITY", json!({"allow_stacking": false})),
         ],
     );
-    let (id, _) = till.coupon(duck, "duck").await;
+    let (id, code) = till.coupon(duck, "duck").await;
+    // In words, for who claims it, who holds it and who made it.
+    let words = json!([
+        "20.00 off",
+        "for orders with cat-roast-duck",
+        "only on cat-roast-duck",
+        "spend at least 100.00 in cat-roast-duck",
+        "used alone"
+    ]);
+    let (author, _) = till.app.keys();
+    let admin = till.app.call(author, "GET", &format!("/v1/admin/templates/{id}"), &[], Value::Null).await;
+    let center = till.app.get("duck", &format!("/v1/templates/{id}"), &[]).await;
+    let held = till.app.get("duck", &format!("/v1/me/coupons/{code}"), &[]).await;
+    assert_eq!((&admin.json["terms"], &center.json["terms"], &held.json["terms"]), (&words, &words, &words));
     let meal = |duck: &str| {
         order("duck", &[("d-101", "cat-roast-duck", "m-1", duck), ("d-201", "cat-cold-dish", "m-1", "30.00")])
     };

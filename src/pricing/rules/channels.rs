@@ -45,7 +45,10 @@ impl Rule for OneOf {
         if asked.order.channel.as_ref().is_some_and(|channel| self.0.contains(channel)) {
             return Ok(());
         }
-        let detail = format!("usable through {}", self.0.join(", "));
-        Err(Refusal::new(Reason::Channel, detail).missing("channels", json!(self.0)))
+        Err(Refusal::new(Reason::Channel, self.explain("")).missing("channels", json!(self.0)))
+    }
+
+    fn explain(&self, _: &str) -> String {
+        format!("usable through {}", self.0.join(", "))
     }
 }

@@ -42,4 +42,8 @@ impl Rule for Required {
         let refusal = Refusal::new(Reason::GiftCondition, format!("add one of {}", self.0.names()));
         Err(self.0.to_members().into_iter().fold(refusal, |refusal, (name, ids)| refusal.missing(name, ids)))
     }
+
+    fn explain(&self, _: &str) -> String {
+        format!("buy {}", self.0.names())
+    }
 }

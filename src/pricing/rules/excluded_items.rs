@@ -49,4 +49,13 @@ impl Rule for Excluded {
         }
         Ok(())
     }
+
+    fn explain(&self, _: &str) -> String {
+        let names = self.set.names();
+        if self.ignore {
+            format!("nothing off {names}, which does not count")
+        } else {
+            format!("not for orders with {names}")
+        }
+    }
 }

@@ -37,4 +37,8 @@ impl Rule for Scope {
             Refusal::new(Reason::ScopeEmpty, format!("add something of {}", asked.shape.place(asked.issuer_id)));
         Err(self.0.to_members().into_iter().fold(refusal, |refusal, (name, ids)| refusal.missing(name, ids)))
     }
+
+    fn explain(&self, _: &str) -> String {
+        format!("only on {}", self.0.names())
+    }
 }

@@ -67,4 +67,13 @@ impl Rule for Has {
         let refusal = Refusal::new(Reason::ItemEligibility, detail);
         Err(missing.to_members().into_iter().fold(refusal, |refusal, (name, ids)| refusal.missing(name, ids)))
     }
+
+    fn explain(&self, _: &str) -> String {
+        let names = self.set.names();
+        match self.logic {
+            Logic::Any => format!("for orders with {names}"),
+            Logic::All => format!("for orders with {}", names.replace(" or ", " and ")),
+            Logic::Only => format!("only for orders of nothing but {names}"),
+        }
+    }
 }

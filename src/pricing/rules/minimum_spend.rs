@@ -1,6 +1,6 @@
 //! `MINIMUM_SPEND` `{amount, max_amount?}`: the eligible amount is within it.
 
-use super::{Asked, Reading, Rule, RuleType, Shape};
+use super::{Asked, Reading, Rule, RuleType, Shape, at_least};
 use crate::domain::fields::Complaints;
 use crate::pricing::money::{Currency, Minor};
 use crate::pricing::reason::{Reason, Refusal};
@@ -51,5 +51,10 @@ impl Rule for Within {
             }
             _ => Ok(()),
         }
+    }
+
+    fn explain(&self, place: &str) -> String {
+        let least = at_least(self.amount, place, self.currency);
+        self.max_amount.map_or(least.clone(), |max| format!("{least} and at most {}", self.currency.decimal(max)))
     }
 }

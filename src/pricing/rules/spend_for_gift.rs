@@ -1,6 +1,6 @@
 //! `SPEND_FOR_GIFT` `{amount}`: a gift once the eligible amount reaches it.
 
-use super::{Asked, Reading, Rule, RuleType, Shape};
+use super::{Asked, Reading, Rule, RuleType, Shape, at_least};
 use crate::domain::fields::Complaints;
 use crate::pricing::money::{Currency, Minor};
 use crate::pricing::reason::{Reason, Refusal};
@@ -41,5 +41,9 @@ impl Rule for AtLeast {
             return Err(Refusal::short(Reason::SpendForGift, short, &place, self.currency));
         }
         Ok(())
+    }
+
+    fn explain(&self, place: &str) -> String {
+        at_least(self.amount, place, self.currency)
     }
 }

@@ -68,4 +68,22 @@ impl Rule for Stackability {
     fn check(&self, _: &Asked) -> Result<(), Refusal> {
         Ok(())
     }
+
+    fn explain(&self, _: &str) -> String {
+        let mut parts = Vec::new();
+        match (self.allow, self.alone_scope) {
+            (Some(true), _) => parts.push("stacks with coupons of its class that stack too".to_owned()),
+            (Some(false), AloneScope::All) => parts.push("used alone".to_owned()),
+            (Some(false), AloneScope::Goods) => parts.push("used alone, or with shipping coupons".to_owned()),
+            (None, _) => {}
+        }
+        if !self.excluded.is_empty() {
+            let kinds: Vec<&str> = self.excluded.iter().map(|kind| kind.word()).collect();
+            parts.push(format!("not beside {}", kinds.join(", ")));
+        }
+        if let Some(others) = self.max_others {
+            parts.push(format!("at most {others} others beside it"));
+        }
+        parts.join(", ")
+    }
 }

@@ -62,4 +62,24 @@ impl Rule for Segment {
             _ => Ok(()),
         }
     }
+
+    fn explain(&self, _: &str) -> String {
+        let Audience { levels, tags, new_user_days, .. } = &self.audience;
+        let mut parts = Vec::new();
+        if !levels.is_empty() {
+            parts.push(format!("of level {}", levels.join(" or ")));
+        }
+        if !tags.is_empty() {
+            parts.push(format!("tagged {}", tags.join(" or ")));
+        }
+        if let Some(days) = new_user_days {
+            parts.push(format!("registered within {days} days"));
+        }
+        match self.first_order {
+            Some(true) => parts.push("on their first order".to_owned()),
+            Some(false) => parts.push("after their first order".to_owned()),
+            None => {}
+        }
+        format!("for users {}", parts.join(", "))
+    }
 }

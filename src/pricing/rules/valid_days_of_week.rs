@@ -44,8 +44,11 @@ impl Rule for Days {
         if days.iter().any(|day| self.0.contains(day)) {
             return Ok(());
         }
+        Err(Refusal::new(Reason::DayOfWeek, self.explain("")).missing("days", json!(self.0)))
+    }
+
+    fn explain(&self, _: &str) -> String {
         let shown = self.0.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        Err(Refusal::new(Reason::DayOfWeek, format!("usable on weekdays {shown} (Monday is 1)"))
-            .missing("days", json!(self.0)))
+        format!("usable on weekdays {shown} (Monday is 1)")
     }
 }

@@ -3,6 +3,8 @@
 //! A slot holds from its start to before its end; `24:00` ends a day. One that crosses midnight
 //! belongs to the day it starts on.
 
+use std::fmt;
+
 use chrono::{Datelike, Timelike};
 use chrono_tz::Tz;
 use serde_json::json;
@@ -57,10 +59,20 @@ impl Rule for Slots {
         if self.0.iter().any(|slot| slot.day_of(asked.zone, asked.order.placed_at).is_some()) {
             return Ok(());
         }
-        let clock = |minutes: u32| format!("{:02}:{:02}", minutes / 60, minutes % 60);
-        let shown: Vec<String> =
-            self.0.iter().map(|slot| format!("{}-{}", clock(slot.start), clock(slot.end))).collect();
-        Err(Refusal::new(Reason::TimeSlot, format!("usable at {}", shown.join(", "))).missing("slots", json!(shown)))
+        let shown: Vec<String> = self.0.iter().map(Slot::to_string).collect();
+        Err(Refusal::new(Reason::TimeSlot, self.explain("")).missing("slots", json!(shown)))
+    }
+
+    fn explain(&self, _: &str) -> String {
+        format!("usable at {}", self.0.iter().map(Slot::to_string).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// "11:00-14:00"
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, end) = (self.start, self.end);
+        write!(f, "{:02}:{:02}-{:02}:{:02}", start / 60, start % 60, end / 60, end % 60)
     }
 }
 

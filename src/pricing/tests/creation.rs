@@ -108,7 +108,73 @@ fn settings_bind_creation_and_not_what_is_stored() {
     let errors = Terms::of(&percentage, &strict).unwrap_err();
     let fields: Vec<&str> = errors.iter().map(|error| error.code).collect();
     assert_eq!(fields, ["disabled", "out_of_range", "threshold_required"]);
-    assert_eq!(Terms::stored(&percentage).unwrap().explain(), "15 % off, at most 20.00");
+    assert_eq!(Terms::stored(&percentage).unwrap().explain(None), ["15 % off, at most 20.00"]);
+}
+
+#[test]
+fn kinds_and_rules_say_in_words_what_they_give_and_demand() {
+    let ids = |ids: &[&str]| json!({ "item_ids": ids });
+    let with = |ids: &[&str], logic: &str| json!({"item_ids": ids, "logic": logic});
+    let slots = json!([{"start": "11:00", "end": "14:00"}, {"start": "22:00", "end": "02:30"}]);
+    let cases = [
+        ("MINIMUM_SPEND", json!({"amount": 100}), "spend at least 100.00"),
+        ("MINIMUM_SPEND", json!({"amount": 1, "max_amount": "9.5"}), "spend at least 1.00 and at most 9.50"),
+        ("ITEM_ELIGIBILITY", ids(&["a", "b"]), "for orders with a or b"),
+        ("ITEM_ELIGIBILITY", with(&["a", "b"], "ALL"), "for orders with a and b"),
+        ("ITEM_ELIGIBILITY", with(&["a", "b"], "ONLY"), "only for orders of nothing but a or b"),
+        ("ITEM_DISCOUNT_SCOPE", ids(&["a", "b", "c", "d"]), "only on a, b, c and more"),
+        ("EXCLUDED_ITEMS", ids(&["a"]), "not for orders with a"),
+        ("EXCLUDED_ITEMS", with(&["a"], "ignore"), "nothing off a, which does not count"),
+        ("STACKABILITY", json!({}), ""),
+        ("STACKABILITY", json!({"allow_stacking": false}), "used alone"),
+        (
+            "STACKABILITY",
+            json!({"allow_stacking": false, "alone_scope": "goods"}),
+            "used alone, or with shipping coupons",
+        ),
+        (
+            "STACKABILITY",
+            json!({"allow_stacking": true, "exclude_coupon_types": ["SHIPPING", "free_item"], "max_stacked": 2}),
+            "stacks with coupons of its class that stack too, not beside shipping, free_item, at most 2 others beside it",
+        ),
+        ("VALID_TIME_SLOTS", slots, "usable at 11:00-14:00, 22:00-02:30"),
+        ("VALID_DAYS_OF_WEEK", json!([7, 6]), "usable on weekdays 6, 7 (Monday is 1)"),
+        ("CHANNELS", json!(["app", "web"]), "usable through app, web"),
+        (
+            "USER_SEGMENTS",
+            json!({"levels": ["gold", "jade"], "tags": ["vip"], "new_user_days": 30, "first_order": true}),
+            "for users of level gold or jade, tagged vip, registered within 30 days, on their first order",
+        ),
+    ];
+    for (name, params, expected) in cases {
+        let (terms, _) = terms("cash_voucher", json!({"amount": 10}), rule(name, params), json!({})).unwrap();
+        let mut sentences = vec!["10.00 off"];
+        sentences.extend(Some(expected).filter(|sentence| !sentence.is_empty()));
+        assert_eq!(terms.explain(None), sentences);
+    }
+
+    // The threshold says where it counts; rules come in the order in which they are asked.
+    let scope = json!({"rule_type": "ITEM_DISCOUNT_SCOPE", "params": {"category_ids": ["cat-roast-duck"]}});
+    let least = json!({"rule_type": "MINIMUM_SPEND", "params": {"amount": 100}});
+    let merchant = json!({"issuer": "merchant", "issuer_id": "m-1"});
+    let (duck, _) = terms("full_reduction", json!({"amount": 20}), json!([least, scope]), merchant).unwrap();
+    assert_eq!(
+        duck.explain(None),
+        ["20.00 off", "only on cat-roast-duck", "spend at least 100.00 in cat-roast-duck of m-1"]
+    );
+    let drink = json!({"gift_item_id": "d-901", "gift_item_name": "酸梅汤"});
+    let course = rule("CONDITIONAL_GIFT_ITEM", json!({"required_category_ids": ["cat-main-course"]}));
+    let (drink, _) = terms("free_item", drink, course, json!({})).unwrap();
+    assert_eq!(drink.explain(None), ["1 x 酸梅汤 free", "buy cat-main-course"]);
+    let more = json!({"same_as_bought": true, "buy_quantity": 2});
+    let (more, _) = terms("free_item", more, rule("SPEND_FOR_GIFT", json!({"amount": 9})), json!({})).unwrap();
+    assert_eq!(more.explain(None), ["buy 2, get 1 free", "spend at least 9.00"]);
+    let (ship, _) = terms("shipping", json!({"amount": 5}), json!([]), json!({"currency": "JPY"})).unwrap();
+    assert_eq!(ship.explain(None), ["5 off shipping"]);
+    // A red packet's coupon says itself what it is worth.
+    let (packet, _) = terms("red_packet", json!({}), json!([]), json!({})).unwrap();
+    assert_eq!(packet.explain(None), ["its own amount off"]);
+    assert_eq!(packet.explain(Some("3.3300".parse().unwrap())), ["3.33 off"]);
 }
 
 #[test]

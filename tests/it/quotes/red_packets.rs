@@ -36,6 +36,7 @@ impl Till {
             let coupon = wallet["items"].as_array().unwrap().iter().find(is_it).expect("the share").clone();
             // The wallet shows what it is worth, in the list and by itself.
             assert_eq!(coupon["value"], json!({ "amount": amount }));
+            assert_eq!(coupon["terms"][0], format!("{amount} off"));
             let code = coupon["code"].as_str().unwrap().to_owned();
             assert_eq!(self.app.get(user, &format!("/v1/me/coupons/{code}"), &[]).await.json, coupon);
             codes.push(code);
