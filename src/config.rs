@@ -457,8 +457,14 @@ mod tests {
             ("FLOODGATE_STACKING_MERCHANT", "per_order"),
             ("FLOODGATE_PRICING_MAX_DISCOUNT_RATIO", "0.9"),
             ("FLOODGATE_PRICING_KINDS", "cash_voucher, shipping"),
+            ("FLOODGATE_PRICING_PRESETS", "SHIPPING.amount=8.00, percentage_discount.max_off=50"),
         ])
         .unwrap();
+        let kind = crate::domain::template::Kind::PercentageDiscount;
+        assert_eq!(config.pricing.presets(kind).collect::<Vec<_>>(), [("max_off", "50")]);
+        for bad in ["shipping=8", "shipping.max_off=8", "shipping.amount=-8", "voucher.amount=8"] {
+            assert!(build(&[("FLOODGATE_PRICING_PRESETS", bad)]).is_err(), "{bad}");
+        }
         assert_eq!(config.pricing.stacking.mode, pricing::settings::StackingMode::OnePerOrder);
         assert_eq!(config.pricing.stacking.merchant, pricing::settings::MerchantLimit::PerOrder);
         assert_eq!(config.pricing.max_discount_ratio.to_string(), "0.9");

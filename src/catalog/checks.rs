@@ -23,6 +23,17 @@ const PRICED_FIELDS: &[&str] =
 /// A currency of four places, which no amount exceeds: a set does not know its templates' currencies.
 const FINEST_CURRENCY: &str = "CLF";
 
+/// A new template's body with the preset amounts of its kind where its value has none.
+pub fn with_presets(mut body: Value, settings: &Settings) -> Value {
+    let Some(kind) = body["kind"].as_str().and_then(Kind::parse) else { return body };
+    if let Some(value) = body.get_mut("value").and_then(Value::as_object_mut) {
+        for (field, amount) in settings.presets(kind) {
+            value.entry(field).or_insert_with(|| amount.into());
+        }
+    }
+    body
+}
+
 /// A definition from a body, checked in full, or everything that is wrong with it.
 pub fn parse(body: &Value, now: Millis, settings: &Settings) -> Result<Definition, Vec<FieldError>> {
     template::parse(body, now).map_err(|mut errors| {

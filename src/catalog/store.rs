@@ -190,7 +190,8 @@ pub async fn create(
     settings: &Settings,
     body: &Value,
 ) -> Result<(Record, Change), Problem> {
-    let mut definition = checks::parse(&with_owner(caller, body), now_ms(), settings).map_err(Problem::invalid)?;
+    let whole = checks::with_presets(with_owner(caller, body), settings);
+    let mut definition = checks::parse(&whole, now_ms(), settings).map_err(Problem::invalid)?;
     check_issuer(caller, definition.issuer, &definition.issuer_id)?;
     rule_sets::copy(client, &mut definition, names_rules(body)).await?;
     checks::demand(&definition, settings).map_err(Problem::invalid)?;

@@ -89,8 +89,9 @@ const SHORT_NAMES: &[(&str, &str, &str)] = &[
     ("TRUSTED_PROXIES", "auth", "trusted_proxies"),
 ];
 
-/// Variables that are no settings: read by the command line, the last three by tests and benchmarks.
-const NOT_SETTINGS: &[&str] = &["CONFIG", "ROLES", "DATA", "COMMIT", "PRICING_CASES", "PRICING_SEED", "PRICING_CARTS"];
+/// Variables that are no settings: read by the command line, the last four by tests and benchmarks.
+const NOT_SETTINGS: &[&str] =
+    &["CONFIG", "ROLES", "DATA", "COMMIT", "PRICING_CASES", "PRICING_SEED", "PRICING_CARTS", "PRICING_CUT"];
 
 fn lay_over(table: &mut Table, over: Table, origin: &str, wrong: &mut Vec<String>) {
     for (section, values) in over {

@@ -23,6 +23,8 @@ pub struct Settings {
     pub max_order_discount_ratio: Decimal,
     /// Kinds that templates may be created with. Coupons that were issued before stay good.
     pub kinds: Vec<String>,
+    /// As `percentage_discount.max_off=50.00`: what a new template's value takes where it leaves the field out.
+    pub presets: Vec<String>,
     /// The `[stacking]` section.
     #[serde(skip)]
     pub stacking: Stacking,
@@ -84,6 +86,7 @@ impl Default for Settings {
             threshold_basis: ThresholdBasis::Original,
             max_order_discount_ratio: Decimal::ONE,
             kinds: Kind::WORDS.iter().map(|(word, _)| (*word).to_owned()).collect(),
+            presets: Vec::new(),
             stacking: Stacking::default(),
             search_nodes_max: 8_000,
         }
@@ -94,6 +97,15 @@ impl Settings {
     /// Whether coupons of this kind are created and priced.
     pub fn enables(&self, kind: Kind) -> bool {
         self.kinds.iter().any(|word| word.eq_ignore_ascii_case(kind.word()))
+    }
+
+    /// The fields that new templates of a kind take where they leave them out, and their amounts.
+    pub fn presets(&self, kind: Kind) -> impl Iterator<Item = (&str, &str)> {
+        self.presets
+            .iter()
+            .filter_map(|preset| read_preset(preset))
+            .filter(move |(of, ..)| *of == kind)
+            .map(|(_, field, amount)| (field, amount))
     }
 
     pub(super) fn max_order_discount_ratio_millionths(&self) -> u32 {
@@ -112,7 +124,25 @@ impl Settings {
             self.kinds.iter().all(|word| Kind::parse(word).is_some_and(|kind| kinds::of(kind).is_some())),
             "pricing.kinds must list kinds that exist",
         );
+        demand(
+            self.presets.iter().all(|preset| read_preset(preset).is_some()),
+            "pricing.presets must be of the form kind.field=amount, as percentage_discount.max_off=50.00",
+        );
         demand(!self.kinds.is_empty(), "pricing.kinds must list at least one kind");
         demand((1..=10_000_000).contains(&self.search_nodes_max), "pricing.search_nodes_max must be 1 to 10000000");
     }
+}
+
+fn read_preset(preset: &str) -> Option<(Kind, &str, &str)> {
+    let (kind, rest) = preset.split_once('.')?;
+    let (field, amount) = rest.split_once('=')?;
+    let (kind, field, amount) = (Kind::parse(kind.trim())?, field.trim(), amount.trim());
+    let fields: &[&str] = match kind {
+        Kind::CashVoucher | Kind::FullReduction | Kind::Shipping => &["amount"],
+        Kind::PercentageDiscount => &["percentage", "max_off"],
+        Kind::FreeItem => &["gift_value"],
+        Kind::RedPacket => &[],
+    };
+    let is_amount = amount.parse::<Decimal>().is_ok_and(|amount| amount > Decimal::ZERO);
+    (fields.contains(&field) && is_amount).then_some((kind, field, amount))
 }

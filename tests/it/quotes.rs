@@ -334,14 +334,24 @@ async fn coupons_of_several_classes_and_merchants_join() {
 
 #[tokio::test]
 async fn an_order_may_come_to_nothing_where_that_is_allowed() {
-    let app = TestApp::plan("quotes-zero").set("PRICING_ALLOW_ZERO_TOTAL", true).set("PRICING_KINDS", "cash_voucher");
+    let app = TestApp::plan("quotes-zero")
+        .set("PRICING_ALLOW_ZERO_TOTAL", true)
+        .set("PRICING_KINDS", "cash_voucher")
+        .set("PRICING_PRESETS", "cash_voucher.amount=12.00");
     let till = Till::open(app.start().await).await;
     till.coupon(voucher("500.00"), "zero").await;
     let quote = till.quote(order("zero", &[("d-1", "c", "m-1", "50.00")])).await;
     assert_eq!(totals(&quote), ("50.00", "0.00"));
 
-    // A kind that the configuration leaves out is refused by name.
+    // What a template's value leaves out is preset, where the configuration says so.
     let (author, _) = till.app.keys();
+    for (value, amount) in [(json!({}), "12.00"), (json!({"amount": 3}), "3")] {
+        let made = till.app.draft(template("CASH_VOUCHER", value, &[])).await;
+        let made = till.app.call(author, "GET", &format!("/v1/admin/templates/{made}"), &[], Value::Null).await;
+        assert_eq!(made.json["value"], json!({ "amount": amount }));
+    }
+
+    // A kind that the configuration leaves out is refused by name.
     let shipping = template("SHIPPING", json!({"amount": 5}), &[]);
     let refused = till.app.call(author, "POST", "/v1/admin/templates", &[], shipping).await;
     assert_eq!(fields(&refused), field("kind", "disabled"));
@@ -548,7 +558,7 @@ async fn what_a_quote_refuses_it_names() {
 
     // Coupons of another currency are none for this order.
     let yen = till.quote(set("currency", json!("JPY"))["order"].clone()).await;
-    assert_eq!(yen.get("coupons"), Some(&json!([])), "{yen}");
+    assert_eq!((yen.get("coupons"), reason(&yen, id)), (Some(&json!([])), "currency"), "{yen}");
 
     // A shopper has no dry runs; a key of another role has no quotes.
     let token = till.app.token("u-1");

@@ -31,7 +31,7 @@ impl Till {
         }
         let mut codes = Vec::new();
         for (amount, serial) in amounts.iter().zip(first..) {
-            let wallet = self.app.get(user, "/v1/me/coupons", &[]).await.json;
+            let wallet = self.app.get(user, "/v1/me/coupons?limit=100", &[]).await.json;
             let is_it = |coupon: &&Value| coupon["template_id"] == id && coupon["serial"] == serial;
             let coupon = wallet["items"].as_array().unwrap().iter().find(is_it).expect("the share").clone();
             // The wallet shows what it is worth, in the list and by itself.
