@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use super::{Failure, Source, logging, out, runtime};
 use crate::domain::ids::TemplateId;
 use crate::ledger::check::check;
-use crate::pg::Pg;
+use crate::pg::{Pg, migrate};
 
 #[derive(Args)]
 pub struct Ledger {
@@ -45,6 +45,7 @@ impl Check {
         logging::start(&config.log)?;
         runtime()?.block_on(async {
             let pg = Pg::new(&config.postgres)?;
+            migrate::check(&pg, &config).await?;
             let mut client = pg.own().await.map_err(|fault| fault.to_string())?;
             let unhurried = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
             client.batch_execute(unhurried).await.map_err(|error| error.to_string())?;

@@ -41,7 +41,8 @@ pub async fn run(app: Arc<App>) {
     let mut trouble = Trouble::new("the ledger is not looked at");
     loop {
         let looked = watch.look(&app.pg).await;
-        if looked.is_err() {
+        if let Err(fault) = &looked {
+            metrics().postgres_error(fault.word());
             watch.client = None;
         }
         trouble.note(looked.err());

@@ -9,7 +9,7 @@ use crate::config::ms;
 use crate::ledger::watch;
 use crate::limits::UPKEEP_PAUSE_MS;
 use crate::pg::PgFault;
-use crate::telemetry::Trouble;
+use crate::telemetry::{Trouble, metrics};
 
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -30,7 +30,10 @@ async fn steps<F: Future<Output = Result<bool, PgFault>>>(what: &'static str, st
         pause = match &done {
             Ok(true) => ms(UPKEEP_PAUSE_MS),
             Ok(false) => IDLE_PAUSE,
-            Err(_) => (pause * 2).clamp(IDLE_PAUSE, PAUSE_MAX),
+            Err(fault) => {
+                metrics().postgres_error(fault.word());
+                (pause * 2).clamp(IDLE_PAUSE, PAUSE_MAX)
+            }
         };
         trouble.note(done.err());
         tokio::time::sleep(pause).await;

@@ -67,6 +67,9 @@ async fn one_coupon_is_revoked_within_the_request() {
         AND data = '{\"revocation_id\": \"1\"}'";
     assert_eq!(number(&app, told).await, 1);
     assert_eq!(number(&app, "SELECT sum(revoked) FROM coupon_counters").await, 1);
+    let audited = "SELECT count(*) FROM audit_log WHERE action = 'coupon.revoke' AND subject = 'revocation:1'
+        AND actor LIKE 'key:%' AND after ->> 'reason' LIKE '%stolen card' AND before IS NULL";
+    assert_eq!(number(&app, audited).await, 1);
     let kept = format!("SELECT count(*) FROM idempotency_keys WHERE answer LIKE '%{code}%'");
     assert_eq!(number(&app, &kept).await, 0, "codes are never stored");
     balances(&app);
@@ -272,6 +275,9 @@ async fn a_killed_revocation_goes_on_and_revokes_each_coupon_once() {
     let twice = "SELECT count(*) FROM (SELECT FROM coupon_operations WHERE operation = 'revoke'
         GROUP BY template_id, serial HAVING count(*) > 1) AS twice";
     assert_eq!(number(&app, twice).await, 0);
+    let audited = "SELECT count(*) FROM audit_log WHERE action = 'coupon.revoke' AND actor = 'worker:revocation'
+        AND after ->> 'status' = 'done'";
+    assert_eq!(number(&app, audited).await, 2, "what each came to");
     let told = "SELECT count(DISTINCT (template_id, serial)) FROM events WHERE kind = 'coupon.revoked'";
     assert_eq!(number(&app, told).await, 2 * (COUPONS - 210));
     // Once more: nothing is left to do, and that is said.
