@@ -90,7 +90,7 @@ async fn what_is_quoted_is_locked_and_what_is_locked_is_confirmed() {
          trim_scale(sum(revenue))) FROM coupon_counters WHERE template_id = {id}"
     );
     assert_eq!(till.text(&counted).await, "0 1 1 20 100");
-    till.app.stop().await;
+    till.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +121,7 @@ async fn a_cancelled_order_gives_its_coupons_back_once() {
     let refused = till.confirm("o-3").await;
     assert_eq!((refused.status, refused.code()), (409, "redemption_cancelled"));
     assert_eq!(till.trace(id).await, ["lock 1>2 order o-1", "cancel 2>1 order o-1", "lock 1>2 order o-2"]);
-    till.app.stop().await;
+    till.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +205,7 @@ async fn what_cannot_be_locked_says_why_and_nothing_changes() {
     let stranger = till.lock(&duck("o-1", "u-2"), &[&theirs]).await;
     assert_eq!((stranger.status, stranger.code()), (422, "idempotency_mismatch"));
     assert_eq!(till.status("u-2", &theirs).await, "unused");
-    till.app.stop().await;
+    till.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +247,7 @@ async fn a_user_locks_one_checkout_a_minute_and_uses_as_many_as_a_template_allow
     let mut statuses = [a.status, b.status];
     statuses.sort();
     assert_eq!(statuses, [201, 409]);
-    till.app.stop().await;
+    till.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -301,7 +301,7 @@ async fn parallel_calls_do_it_once() {
     assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1, "{answers:?}");
     assert!(answers.iter().all(|answer| [200, 201].contains(&answer.status) && answer.json == answers[0].json));
     assert_eq!(till.trace(again).await, ["lock 1>2 order o-same"]);
-    till.app.stop().await;
+    till.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,7 +318,7 @@ async fn a_coupon_is_locked_a_moment_after_its_grant_or_a_bounded_while_later() 
     till.app.signal(1, libc::SIGCONT);
     until("the coupon is stored and locked", async || till.lock(&duck("o-2", "u-2"), &[&late]).await.status == 201)
         .await;
-    till.app.stop().await;
+    till.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,5 +339,5 @@ async fn roles_and_owners() {
     }
     let long = till.cancel(&"o".repeat(65)).await;
     assert_eq!((long.status, long.code()), (400, "invalid_request"));
-    till.app.stop().await;
+    till.close().await;
 }

@@ -31,7 +31,7 @@ async fn a_lock_that_is_not_paid_times_out_and_a_late_confirm_takes_its_coupon_b
     assert_eq!(till.trace(id).await, steps);
     let counted = "SELECT concat_ws(' ', sum(locked), sum(used), sum(expired)) FROM coupon_counters";
     assert_eq!(till.text(counted).await, "0 1 0");
-    till.app.stop().await;
+    till.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +63,7 @@ async fn a_late_confirm_whose_coupon_is_gone_is_a_conflict_that_is_kept() {
     timed_out(&till, "o-3").await;
     till.alter(gift, "first_user_ref = user_ref, user_ref = 'u-9', gift_generation = 1").await;
     assert_eq!(till.confirm("o-3").await.code(), "late_confirm_conflict");
+    // A coupon was given away by hand, which the ledger check would name.
     till.app.stop().await;
 }
 
@@ -84,5 +85,5 @@ async fn a_live_lock_outlives_its_coupons_time() {
     assert_eq!(till.trace(freed).await, ["lock 1>2 order o-2", "cancel 2>5 order o-2"]);
     let counted = "SELECT concat_ws(' ', sum(locked), sum(used), sum(expired)) FROM coupon_counters";
     assert_eq!(till.text(counted).await, "0 1 1");
-    till.app.stop().await;
+    till.close().await;
 }

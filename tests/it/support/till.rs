@@ -5,6 +5,7 @@ use floodgate::domain::window::rfc3339;
 use serde_json::{Value, json};
 
 use super::app::{TestApp, coupons};
+use super::ledger::balances;
 use super::wire::Answer;
 
 /// An app with an order service.
@@ -19,6 +20,12 @@ impl Till {
     pub async fn open(app: TestApp) -> Till {
         let service = app.api_key("service").await;
         Till { app, service }
+    }
+
+    /// Ends it; its books must balance.
+    pub async fn close(self) {
+        balances(&self.app);
+        self.app.stop().await;
     }
 
     pub async fn claim(&self, id: i64, user: &str) -> String {
