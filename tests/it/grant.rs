@@ -338,6 +338,73 @@ async fn the_same_grants_again_are_repeats() {
     world.counted().await;
 }
 
+/// What `src/sql/gifts/accept.sql` leaves of the coupon `serial`.
+async fn given_away(world: &World, serial: u64) {
+    let given = format!(
+        "UPDATE user_coupons SET first_user_ref = coalesce(first_user_ref, user_ref), user_ref = 'receiver',
+             gift_generation = gift_generation + 1 WHERE serial = {serial}"
+    );
+    world.sql(&given).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_delivered_again_after_its_coupon_was_given_away_is_a_repeat() {
+    let world = World::new("repeats-gift").await;
+    world.template(100, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    world.claim(T1, &users(1..=3)).await;
+    world.flushed(EntryId::new(1, 1)).await;
+    flusher.stop().await;
+    given_away(&world, 2).await;
+    given_away(&world, 2).await;
+    given_away(&world, 3).await;
+    let grant = |serial, user: &'static str, key: &str| Grant {
+        template: T1,
+        serial,
+        epoch: 1,
+        acquired: 1_800_000_000_000,
+        claim_key_hash: world::key_hash(key),
+        user: user.as_bytes(),
+        ip_hash: None,
+        device_hash: None,
+    };
+    let repeated = [grant(1, "u1", "u1"), grant(2, "u2", "u2"), grant(4, "u4", "u4")];
+    world.push(&entry::encode(1_800_000_000_000, &repeated)).await;
+    // Nobody was granted what the receiver holds now, under whatever key.
+    let stolen = [grant(3, "receiver", "u3"), grant(3, "u3", "other")];
+    world.push(&entry::encode(1_800_000_000_000, &stolen)).await;
+    let flusher = world.flusher();
+    world.flushed(EntryId::new(1, 3)).await;
+    flusher.stop().await;
+    let held = [(1, "u1"), (2, "receiver"), (3, "receiver"), (4, "u4")].map(|(serial, user)| (serial, user.to_owned()));
+    assert_eq!(world.rows().await, held);
+    assert_eq!(world.count("set_aside WHERE serial = 3 AND reason = 'serial_collision'").await, 2);
+    assert_eq!(world.count("set_aside").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovered_receipt_is_its_first_users() {
+    let mut world = World::new("recover-gift").await;
+    world.template(100, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    world.claim(T1, &users(1..=3)).await;
+    world.flushed(EntryId::new(1, 1)).await;
+    flusher.stop().await;
+    given_away(&world, 2).await;
+    world.kill_redis();
+    world.empty_redis();
+    world.start_redis().await;
+    recover(&world.pg, &world.redis, CELL, &world.config, false, &|_| {}).await.unwrap();
+    let flusher = world.flusher();
+    world.open().await;
+    // The claim that was granted is answered again; who was given the coupon has not claimed.
+    assert_eq!(world.claim(T1, &users(2..=2)).await, [Claimed::Replayed(2)]);
+    assert_eq!(world.claim(T1, &["receiver".to_owned()]).await, [Claimed::Granted(4)]);
+    flusher.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_is_waited_for_until_it_is_a_row() {
     let world = World::new("settled").await;
