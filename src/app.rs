@@ -15,11 +15,13 @@ use crate::claim::redis_engine::RedisEngine;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::domain::code::CodeKey;
+use crate::domain::gift::GiftTokens;
 use crate::domain::ids::CellId;
 use crate::domain::user::UserCodec;
 use crate::gateway::ClaimKeys;
 use crate::grant::watermark::{self, AckPoller, Acks};
 use crate::hashing::Hashing;
+use crate::idempotency::Seal;
 use crate::pg::Pg;
 use crate::pg::replica::Replica;
 use crate::quotes::Desk;
@@ -36,6 +38,9 @@ pub struct App {
     pub redis: Redis,
     pub code_key: CodeKey,
     pub users: UserCodec,
+    pub gift_tokens: GiftTokens,
+    /// Seals remembered answers.
+    pub seal: Seal,
     pub hashing: Hashing,
     pub cell: CellId,
     pub keys: CellKeys,
@@ -77,6 +82,8 @@ impl App {
             replica: Replica::new(&config.postgres)?,
             redis: Redis::new(&config.redis)?,
             hashing: Hashing::new(&code_key),
+            gift_tokens: GiftTokens::new(&code_key),
+            seal: Seal::new(&code_key),
             gatekeeper: Gatekeeper::new(&config.auth),
             throttles: Throttles::new(&config.throttle),
             claims: ClaimParts {

@@ -12,13 +12,11 @@
 //! - [`snapshot`], [`poller`]: what gateways hold in memory, and how it stays close to PostgreSQL
 //! - [`checks`]: what kind and rules demand of a template
 //! - [`rule_sets`]: usage rules that templates share by name
-//! - [`idempotency`]: every administrative write, done once
 //! - [`api_keys`], [`blacklist`]: who may administer, and who may not claim
 
 pub mod api_keys;
 pub mod blacklist;
 pub mod checks;
-pub mod idempotency;
 pub mod lifecycle;
 pub mod poller;
 pub mod publish;

@@ -6,6 +6,7 @@
 //! - [`ids`]: template, serial, epoch, entry id
 //! - [`code`]: a coupon's public name
 //! - [`coupon`]: where a coupon stands in its life
+//! - [`gift`]: a coupon on its way to another user
 //! - [`fields`]: JSON read field by field, with every complaint kept
 //! - [`outcome`]: what can become of a claim
 //! - [`user`]: the one way in which a user id reaches a store
@@ -18,6 +19,7 @@ pub mod audience;
 pub mod code;
 pub mod coupon;
 pub mod fields;
+pub mod gift;
 pub mod ids;
 pub mod outcome;
 pub mod rule_set;

@@ -18,7 +18,9 @@
 //! - [`pricing`]: what an order costs with coupons, and the best of them
 //! - [`quotes`]: what an order would cost with a user's coupons
 //! - [`redemption`]: coupons locked for an order, used, given free, refunded
+//! - [`gifts`]: coupons given from one user to another
 //! - [`catalog`]: templates, stock, keys, blacklist
+//! - [`idempotency`]: every write but a claim, done once
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
 //! - [`demo`]: private servers, and the embedded default
@@ -35,9 +37,11 @@ pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod gateway;
+pub mod gifts;
 pub mod grant;
 pub mod hashing;
 pub mod http;
+pub mod idempotency;
 pub mod ledger;
 pub mod limits;
 pub mod pg;

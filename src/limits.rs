@@ -119,7 +119,7 @@ const _: () = assert!(2 * LATCH_PROBE_MS < LATCH_TRUST_MS);
 /// How far the gateway's clock may be off before it refuses by a window's edge on its own.
 pub const CLOCK_CARE_MS: i64 = 100;
 
-/// Hours for which an administrative write's answer is kept under its `Idempotency-Key`.
+/// Hours for which a write's answer is kept under its `Idempotency-Key`.
 pub const IDEMPOTENCY_HOURS: i32 = 24;
 
 /// Usage rules of a template, and bytes of them in all: they travel with every snapshot.
@@ -219,3 +219,15 @@ pub const PLACED_AT_TRUST_MS: u64 = 5 * 60_000;
 
 /// Ids that one list of a usage rule may hold.
 pub const ITEM_SET_MAX: usize = 1_000;
+
+/// Hours that a coupon may be offered before it returns to its giver.
+pub const GIFT_OFFER_HOURS_MAX: u32 = 168;
+
+/// Times that a coupon may be given away: its code has 8 bits for that.
+pub const GIFT_HOPS_MAX: u8 = 255;
+
+/// Offers of one coupon in all, accepted or not: each is a row of about 150 bytes.
+pub const GIFT_OFFERS_MAX: i64 = 100;
+
+/// Offers that one step of the worker returns to their givers.
+pub const GIFT_RETURNS_MAX: i64 = 200;

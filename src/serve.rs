@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::catalog::{api_keys, poller, workers};
 use crate::claim::{cell, lane, lookup};
 use crate::config::ms;
+use crate::gifts::returns;
 use crate::grant::flusher::Flusher;
 use crate::http::connection::Stage;
 use crate::http::entrance::{Entrance, RequestIds};
@@ -77,6 +78,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
         background.push(tokio::spawn(workers::run(app.clone())));
         background.push(tokio::spawn(upkeep::workers::run(app.clone())));
         background.push(tokio::spawn(redemption::worker::run(app.clone())));
+        background.push(tokio::spawn(returns::run(app.clone())));
     }
     let flusher = roles.flusher.then(|| {
         let flusher = Flusher::new(app.pg.clone(), app.redis.clone(), app.cell, config, flushing);

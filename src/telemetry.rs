@@ -159,6 +159,10 @@ metrics_table! {
     locks_overdue: Gauge "floodgate_locks_overdue",
     /// Seconds since the oldest of them was over.
     locks_overdue_seconds: Gauge "floodgate_locks_overdue_seconds",
+    /// Gifts that nobody took in time and that went back to their givers.
+    gifts_returned: Counter "floodgate_gifts_returned_total",
+    /// Seconds since the oldest offer of a coupon was over that has not gone back to its giver.
+    gifts_overdue_seconds: Gauge "floodgate_gifts_overdue_seconds",
     /// Connections to PostgreSQL in use.
     postgres_pool_busy: Gauge "floodgate_postgres_pool_busy",
     /// Reads that a replica could have served, by what became of them: it served them.

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::audit::{self, Action, Actor, Change, Origin, Subject};
 use crate::domain::ids::TemplateId;
 use crate::domain::template::Status;
+use crate::idempotency;
 use crate::limits::{HOLDINGS_TEMPLATES_MAX, IDEMPOTENCY_HOURS, SWEEP_ROWS_MAX, SYNC_TEMPLATES_MAX};
 use crate::pg::{Connection, PgFault};
 use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
@@ -26,7 +27,6 @@ const FINISH_SOLD: &str = include_str!("../sql/catalog/finish_sold.sql");
 const FREE_CANDIDATES: &str = include_str!("../sql/catalog/free_candidates.sql");
 const FREE_ANNOUNCE: &str = include_str!("../sql/catalog/free_announce.sql");
 const RAISE: &str = include_str!("../sql/catalog/versions_raise_templates.sql");
-const SWEEP_ANSWERS: &str = include_str!("../sql/catalog/idempotency_sweep.sql");
 const SWEEP_BLACKLIST: &str = include_str!("../sql/catalog/blacklist_sweep.sql");
 
 /// Pauses between rounds; the first doubles up to the second while rounds fail.
@@ -87,7 +87,7 @@ pub async fn sync_once(app: &App) -> Result<(), NotYet> {
 pub async fn life_once(app: &App) -> Result<(), NotYet> {
     let mut client = app.pg.get().await?;
     change(&mut client, Action::TemplateFinish, FINISH_ENDED, &[&SYNC_TEMPLATES_MAX]).await?;
-    client.execute(SWEEP_ANSWERS, &[&IDEMPOTENCY_HOURS, &SWEEP_ROWS_MAX]).await.map_err(PgFault::from)?;
+    client.execute(idempotency::SWEEP, &[&IDEMPOTENCY_HOURS, &SWEEP_ROWS_MAX]).await.map_err(PgFault::from)?;
     client.execute(SWEEP_BLACKLIST, &[&SWEEP_ROWS_MAX]).await.map_err(PgFault::from)?;
 
     let meta = read_meta_pooled(&app.redis, &app.keys).await?;

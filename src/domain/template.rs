@@ -116,6 +116,18 @@ pub enum Partial {
     Restore,
 }
 
+/// Whether and how a coupon may be given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GiftTerms {
+    pub allowed: bool,
+    /// How often one coupon may pass from hand to hand.
+    pub max_hops: u8,
+    /// Whether what a receiver holds, and was granted first, may not exceed `limits.per_user`.
+    pub receiver_limit: bool,
+    /// How long an offer stands.
+    pub offer_hours: u32,
+}
+
 /// Everything that a template's author says of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
@@ -145,6 +157,7 @@ pub struct Definition {
     pub audience: Option<Audience>,
     /// Whether grants count against, and are checked against, the quotas on user, IP and device.
     pub quotas: bool,
+    pub gift: GiftTerms,
     pub refund: Refund,
 }
 
@@ -192,6 +205,14 @@ impl Default for Refund {
             extend_days: 0,
             partial: Partial::Proportional,
         }
+    }
+}
+
+// === impl GiftTerms ===
+
+impl Default for GiftTerms {
+    fn default() -> Self {
+        GiftTerms { allowed: true, max_hops: 1, receiver_limit: true, offer_hours: 24 }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod admin_revocations;
 pub mod admin_rule_sets;
 pub mod admin_templates;
 pub mod claims;
+pub mod gifts;
 pub mod operations;
 pub mod quotes;
 pub mod redemptions;
@@ -25,6 +26,7 @@ pub fn routes() -> Vec<Route> {
     [
         claims::routes(),
         wallet::routes(),
+        gifts::routes(),
         quotes::routes(),
         support::routes(),
         redemptions::routes(),

@@ -170,7 +170,7 @@ fn responses(route: &Route) -> Value {
     };
     // A claim's key names the claim itself: it has no other request to be mistaken for.
     let by_key: &[&str] =
-        if route.idempotent_by_key && route.door == Door::Internal { &["idempotency_mismatch"] } else { &[] };
+        if route.idempotent_by_key && route.answer != "ClaimAnswer" { &["idempotency_mismatch"] } else { &[] };
     for code in route.problems.iter().chain(general).chain(by_key) {
         let Some((_, status, _)) = problem::all().find(|(known, ..)| known == code) else { continue };
         let response = responses.entry(status.to_string()).or_insert_with(|| {

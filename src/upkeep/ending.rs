@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 use tokio_postgres::Row;
 
 use crate::domain::coupon::CouponStatus;
+use crate::domain::gift::GiftState;
 use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::user::UserRef;
+use crate::gifts;
 use crate::ledger::counters::{self, Delta};
 use crate::ledger::events::{self, Event};
 use crate::ledger::operations::{self, Cause, Operation, Step};
@@ -58,6 +60,9 @@ pub async fn end(tx: &Tx<'_>, coupons: &[Held], how: End<'_>, actor: &str) -> Re
     if tx.change(END, &[&templates, &serials, &from, &to.stored()]).await? != coupons.len() as u64 {
         return Err(PgFault::fault("a coupon changed while it was held"));
     }
+    let offered = coupons.iter().filter(|coupon| coupon.status == CouponStatus::Offered);
+    let offered: Vec<(TemplateId, Serial)> = offered.map(|coupon| (coupon.template, coupon.serial)).collect();
+    gifts::close_ended(tx, &offered, how.gift_state()).await?;
     let steps: Vec<Step> = coupons.iter().map(|coupon| coupon.step(how.operation(), to)).collect();
     operations::trace(tx, &steps, how.cause(), actor).await?;
     let told: Vec<Event> = coupons.iter().map(|coupon| coupon.event(&how)).collect();
@@ -139,6 +144,14 @@ impl<'a> End<'a> {
         match self {
             End::Expired => CouponStatus::Expired,
             End::Revoked(_) => CouponStatus::Revoked,
+        }
+    }
+
+    /// What becomes of an offer that held the coupon.
+    fn gift_state(self) -> GiftState {
+        match self {
+            End::Expired => GiftState::Returned,
+            End::Revoked(_) => GiftState::Revoked,
         }
     }
 

@@ -5,11 +5,9 @@
 //! and looks again. It waits for nothing that the user was not granted: whose a coupon is, and
 //! whether it exists, is the caller's to judge by the row.
 
-use std::collections::HashSet;
-
 use tokio::time::Instant;
 
-use super::{cell_closed, stored_of};
+use super::{cell_closed, lost, set_aside, stored_of};
 use crate::app::App;
 use crate::config::ms;
 use crate::domain::code::CouponName;
@@ -18,7 +16,14 @@ use crate::domain::outcome::ClaimOutcome;
 use crate::domain::user::UserRef;
 use crate::grant::watermark::{Ack, Awaited};
 use crate::http::problem::Problem;
-use crate::redis::cell::{Identity, read_holdings, read_meta_pooled};
+use crate::redis::cell::{Identity, Receipt, read_holdings, read_meta_pooled};
+
+/// A template with grants on the queue, the last of their entries, and what one user was granted of it.
+struct Marked {
+    template: TemplateId,
+    entry: EntryId,
+    receipts: Vec<Receipt>,
+}
 
 /// Returns when all of `names` that `user` was granted are rows: at once, by one statement, where they
 /// are already. The error: it took longer than `claim.postgres_wait_ms`, a row was refused, a failover
@@ -33,8 +38,8 @@ pub async fn settled(app: &App, user: &UserRef, names: &[CouponName]) -> Result<
         let awaited = Awaited { entry, template: name.template, serial: name.serial, epoch: name.epoch };
         let refusal = match app.acks.wait(awaited, deadline).await {
             Ack::Committed => continue,
-            Ack::SetAside => Problem::of(ClaimOutcome::SetAside, "the coupon's row was refused: ask an operator"),
-            Ack::BeyondFinal => Problem::of(ClaimOutcome::ClaimLost, "a failover lost the coupon before it was stored"),
+            Ack::SetAside => set_aside(),
+            Ack::BeyondFinal => lost(),
             Ack::Unknown => {
                 let detail = "the coupon was granted a moment ago and is not stored yet; ask again";
                 Problem::of(ClaimOutcome::Unavailable, detail).retry_after_ms(1000)
@@ -55,21 +60,34 @@ async fn not_stored(app: &App, names: &[CouponName]) -> Result<Vec<CouponName>, 
 /// Those that the user was granted and that may be on the queue, each with an entry behind which it
 /// is stored: its template's last.
 async fn unflushed_of(app: &App, user: &UserRef, names: &[CouponName]) -> Result<Vec<(EntryId, CouponName)>, Problem> {
+    let mut unflushed = Vec::new();
+    for marked in marked(app, user, |template| names.iter().any(|name| name.template == template)).await? {
+        let granted = |name: &CouponName| {
+            let receipts = &marked.receipts;
+            name.template == marked.template
+                && receipts.iter().any(|r| (r.serial, r.epoch) == (name.serial, name.epoch))
+        };
+        unflushed.extend(names.iter().filter(|name| granted(name)).map(|name| (marked.entry, *name)));
+    }
+    Ok(unflushed)
+}
+
+/// Serials of a template that `user` was granted, where some of them may be no rows yet; else none.
+pub async fn granted_lately(app: &App, user: &UserRef, template: TemplateId) -> Result<Vec<Serial>, Problem> {
+    let marked = marked(app, user, |other| other == template).await?;
+    Ok(marked.iter().flat_map(|marked| &marked.receipts).map(|receipt| receipt.serial).collect())
+}
+
+/// What `user` was granted of the `wanted` templates that have grants on the queue.
+async fn marked(app: &App, user: &UserRef, wanted: impl Fn(TemplateId) -> bool) -> Result<Vec<Marked>, Problem> {
     let meta = read_meta_pooled(&app.redis, &app.keys).await?;
     let identity = Identity::of(&meta).ok_or_else(cell_closed)?;
-    let wanted: HashSet<TemplateId> = names.iter().map(|name| name.template).collect();
-    let marks: Vec<(TemplateId, EntryId)> =
-        meta.marks.into_iter().filter(|(template, _)| wanted.contains(template)).collect();
+    let marks: Vec<(TemplateId, EntryId)> = meta.marks.into_iter().filter(|(template, _)| wanted(*template)).collect();
     if marks.is_empty() {
         return Ok(Vec::new());
     }
     let templates: Vec<TemplateId> = marks.iter().map(|(template, _)| *template).collect();
     let (_, holdings) = read_holdings(&app.redis, &app.keys, &identity, Some(user), &templates).await?;
-    let mut unflushed = Vec::new();
-    for ((template, entry), holding) in marks.into_iter().zip(holdings) {
-        let granted = |serial: Serial, epoch| holding.receipts.iter().any(|r| (r.serial, r.epoch) == (serial, epoch));
-        let these = names.iter().filter(|name| name.template == template && granted(name.serial, name.epoch));
-        unflushed.extend(these.map(|name| (entry, *name)));
-    }
-    Ok(unflushed)
+    let marked = marks.into_iter().zip(holdings);
+    Ok(marked.map(|((template, entry), held)| Marked { template, entry, receipts: held.receipts }).collect())
 }

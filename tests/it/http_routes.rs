@@ -17,7 +17,7 @@ const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", 
 
 /// A path of the table with values for its parameters.
 fn filled(path: &str) -> String {
-    path.replace("{id}", "1").replace("{code}", "0").replace("{user_id}", "u-1")
+    path.replace("{id}", "1").replace("{code}", "0").replace("{user_id}", "u-1").replace("{token}", "0")
 }
 
 #[tokio::test]

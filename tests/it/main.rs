@@ -6,6 +6,7 @@ mod catalog;
 mod demo;
 mod demo_process;
 mod expiry;
+mod gifts;
 mod grant;
 mod histories;
 mod http_admission;

@@ -10,12 +10,12 @@ use serde_json::{Map, Value};
 
 use super::shape;
 use super::write::unbuilt;
-use super::{AckLevel, Definition, Distribution, Issuer, Kind, Limits, Partial, Refund, Stock};
+use super::{AckLevel, Definition, Distribution, GiftTerms, Issuer, Kind, Limits, Partial, Refund, Stock};
 use crate::domain::audience::Audience;
 use crate::domain::fields::{Complaints, FieldError, Object, is_plain};
 use crate::domain::ids::SERIAL_MAX;
 use crate::domain::window::{Millis, Validity};
-use crate::limits::{AUDIENCE_WORDS_MAX, CHANNEL_MAX, FACT_WORD_MAX, ID_MAX};
+use crate::limits::{AUDIENCE_WORDS_MAX, CHANNEL_MAX, FACT_WORD_MAX, GIFT_HOPS_MAX, GIFT_OFFER_HOURS_MAX, ID_MAX};
 
 const NAME_MIN: usize = 2;
 const NAME_MAX: usize = 100;
@@ -64,9 +64,10 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
     let validity = read_validity(&mut object, now, claim_window, wrong);
     let audience = read_audience(&mut object, wrong);
     let quotas = object.flag("quotas", wrong).unwrap_or(true);
+    let gift = read_gift(&mut object, wrong);
     let rule_set = read_rule_set(&mut object, wrong);
     let refund = read_refund(&mut object, wrong);
-    for field in ["campaign_id", "wide", "gift", "notifications"] {
+    for field in ["campaign_id", "wide", "notifications"] {
         refuse_unbuilt(&mut object, field, &unbuilt(field), wrong);
     }
     object.finish(wrong);
@@ -93,6 +94,7 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
             validity: validity?,
             audience,
             quotas,
+            gift,
             refund,
         })
     };
@@ -284,6 +286,21 @@ fn read_refund(object: &mut Object, wrong: &mut Complaints) -> Refund {
     };
     refund.finish(wrong);
     read
+}
+
+fn read_gift(object: &mut Object, wrong: &mut Complaints) -> GiftTerms {
+    let default = GiftTerms::default();
+    let mut gift = object.object("gift", wrong);
+    let hops = gift.whole("max_hops", 1, i64::from(GIFT_HOPS_MAX), wrong);
+    let hours = gift.whole("offer_hours", 1, i64::from(GIFT_OFFER_HOURS_MAX), wrong);
+    let terms = GiftTerms {
+        allowed: gift.flag("allowed", wrong).unwrap_or(default.allowed),
+        max_hops: hops.map_or(default.max_hops, |hops| hops as u8),
+        receiver_limit: gift.flag("receiver_limit", wrong).unwrap_or(default.receiver_limit),
+        offer_hours: hours.map_or(default.offer_hours, |hours| hours as u32),
+    };
+    gift.finish(wrong);
+    terms
 }
 
 fn read_window(object: &mut Object, wrong: &mut Complaints) -> Option<(Millis, Millis)> {

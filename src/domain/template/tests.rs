@@ -71,6 +71,7 @@ fn what_the_sources_write_is_accepted() {
         ("audience", json!({})),
         ("audience", json!({"new_user_days": 30, "levels": ["gold"], "user_list_id": null})),
         ("gift", json!({"allowed": true})),
+        ("gift", json!({"allowed": false, "max_hops": 255, "receiver_limit": false, "offer_hours": 168})),
         ("refund", json!({"partial": "PROPORTIONAL"})),
         ("refund", json!({"partial": "restore", "window_days": 0, "extend_days": 7, "returnable": null})),
         ("limits.use_per_user", json!(3)),
@@ -185,7 +186,13 @@ fn each_violation_is_named() {
         ("rule_set", json!(7), "rule_set", "type"),
         ("campaign_id", json!(7), "campaign_id", "not_built"),
         ("wide", json!(true), "wide", "not_built"),
-        ("gift", json!({"allowed": false}), "gift.allowed", "not_built"),
+        ("gift", json!([]), "gift", "type"),
+        ("gift", json!({"allowed": "yes"}), "gift.allowed", "type"),
+        ("gift", json!({"max_hops": 0}), "gift.max_hops", "out_of_range"),
+        ("gift", json!({"max_hops": 256}), "gift.max_hops", "out_of_range"),
+        ("gift", json!({"offer_hours": 169}), "gift.offer_hours", "out_of_range"),
+        ("gift", json!({"offer_hours": 0.5}), "gift.offer_hours", "out_of_range"),
+        ("gift", json!({"hops": 1}), "gift.hops", "unknown_field"),
         ("refund", json!({"window_days": -1}), "refund.window_days", "out_of_range"),
         ("refund", json!({"partial": "half"}), "refund.partial", "unknown_value"),
         ("refund", json!({"fee": 1}), "refund.fee", "unknown_field"),
@@ -290,6 +297,7 @@ prop_compose! {
         rule_set in prop::option::of("[a-z]{2,9}"),
         audience in prop::option::of((1u32..100, prop::collection::vec("[a-z]{1,8}", 0..3))),
         quotas in any::<bool>(),
+        (allowed, max_hops, receiver_limit, offer_hours) in (any::<bool>(), 1u8..=255, any::<bool>(), 1u32..=168),
         use_per_user in prop::option::of(1u32..9),
         (window_days, extend_days, partial) in
             (0u32..99, 0u32..99, prop::sample::select(Partial::WORDS.iter().map(|(_, it)| *it).collect::<Vec<_>>())),
@@ -327,6 +335,7 @@ prop_compose! {
                 ..Default::default()
             }),
             quotas,
+            gift: GiftTerms { allowed, max_hops, receiver_limit, offer_hours },
             refund: Refund { returnable: quotas, window_days, restore_elapsed: !quotas, extend_days, partial },
         }
     }

@@ -10,7 +10,6 @@ use crate::domain::window::{Millis, Validity, rfc3339};
 pub(super) fn unbuilt(field: &str) -> Value {
     match field {
         "wide" => json!(false),
-        "gift" => json!({"allowed": true, "max_hops": 1, "receiver_limit": true, "offer_hours": 24}),
         "notifications" => json!({"expiry_days": [3, 1]}),
         _ => Value::Null,
     }
@@ -58,7 +57,12 @@ impl Definition {
             "validity": validity,
             "audience": self.audience.as_ref().map(|audience| write_audience(audience, &time)),
             "quotas": self.quotas,
-            "gift": unbuilt("gift"),
+            "gift": {
+                "allowed": self.gift.allowed,
+                "max_hops": self.gift.max_hops,
+                "receiver_limit": self.gift.receiver_limit,
+                "offer_hours": self.gift.offer_hours,
+            },
             "refund": {
                 "returnable": self.refund.returnable,
                 "window_days": self.refund.window_days,

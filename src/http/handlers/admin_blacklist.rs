@@ -7,11 +7,11 @@ use hyper::Method;
 use super::{no_body, number_cursor, page, query_word};
 use crate::app::App;
 use crate::catalog::blacklist::{self, Subject};
-use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::store::Scope;
 use crate::handler;
 use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, Reply, Request, Role, Route};
+use crate::idempotency::{self, Begun};
 
 const WRITERS: Access = Access::Roles(&[Role::Operator]);
 const READERS: Access = Access::Roles(&[Role::Operator, Role::Support]);

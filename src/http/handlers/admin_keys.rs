@@ -7,11 +7,11 @@ use hyper::Method;
 use super::{no_body, number_cursor, page};
 use crate::app::App;
 use crate::catalog::api_keys;
-use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::store::Scope;
 use crate::handler;
 use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, PAGE_QUERY, Reply, Request, Route};
+use crate::idempotency::{self, Begun};
 
 /// No role but `admin`, which every route admits.
 const ADMINS: Access = Access::Roles(&[]);

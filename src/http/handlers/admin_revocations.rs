@@ -6,10 +6,10 @@ use hyper::Method;
 
 use super::{number_cursor, page, query_word};
 use crate::app::App;
-use crate::catalog::idempotency::{self, Begun};
 use crate::handler;
 use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, Reply, Request, Role, Route};
+use crate::idempotency::{self, Begun};
 use crate::upkeep::revocation::{self, Progress};
 
 const WRITERS: Access = Access::Roles(&[Role::Operator]);

@@ -6,12 +6,12 @@ use hyper::Method;
 
 use super::{if_match, no_body, number_cursor, page, revision_to_change};
 use crate::app::App;
-use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::rule_sets::{self, SetRecord};
 use crate::catalog::store::Scope;
 use crate::handler;
 use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, PAGE_QUERY, Reply, Request, Role, Route};
+use crate::idempotency::{self, Begun};
 
 const READERS: Access = Access::Roles(&[Role::Operator, Role::Support, Role::Auditor]);
 const WRITERS: Access = Access::Roles(&[Role::Operator]);

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::{if_match, no_body, number_cursor, page, query_word, revision_to_change};
 use crate::app::App;
-use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::lifecycle::{self, Action};
 use crate::catalog::store::{self, Record, Scope};
 use crate::catalog::{poller, publish};
@@ -17,6 +16,7 @@ use crate::domain::template::Status;
 use crate::handler;
 use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, Reply, Request, Role, Route};
+use crate::idempotency::{self, Begun};
 use crate::limits::REASON_MAX;
 
 const READERS: Access = Access::Roles(&[Role::Operator, Role::Approver, Role::Support, Role::Auditor]);

@@ -8,13 +8,13 @@ use hyper::Method;
 
 use super::no_body;
 use crate::app::App;
-use crate::catalog::idempotency::{self, Begun};
 use crate::catalog::store::Scope;
 use crate::clock::now_ms;
 use crate::domain::fields::is_plain;
 use crate::handler;
 use crate::http::problem::{FieldError, Problem};
 use crate::http::route::{Access, Door, Handler, Reply, Request, Role, Route};
+use crate::idempotency::{self, Begun};
 use crate::limits::{LOCK_ATTEMPTS_MAX, ORDER_ID_MAX};
 use crate::redemption::confirm::{self, Confirmed};
 use crate::redemption::lock::{self, Attempt};
@@ -78,7 +78,7 @@ async fn take(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let actor = request.origin().actor.to_string();
     for _ in 0..LOCK_ATTEMPTS_MAX {
         let mut client = app.pg.get().await?;
-        let missing = match idempotency::begin(&mut client, &request, "POST /v1/redemptions").await? {
+        let missing = match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/redemptions").await? {
             Begun::Repeat(reply) => return Ok(reply),
             Begun::Fresh(write) => match lock::attempt(&app, write.tx(), &lock, &names, &actor).await? {
                 Attempt::New(answer, change) => return write.commit(&change, Reply::Created(answer)).await,
@@ -108,7 +108,9 @@ async fn confirm(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let (order, actor) = (&request.params[0], request.origin().actor.to_string());
     let conflict = {
         let mut client = app.pg.get().await?;
-        match idempotency::begin(&mut client, &request, "POST /v1/redemptions/{order_id}/confirm").await? {
+        match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/redemptions/{order_id}/confirm")
+            .await?
+        {
             Begun::Repeat(reply) => return Ok(reply),
             Begun::Fresh(write) => match confirm::confirm(&app, write.tx(), order, &actor).await? {
                 Confirmed::Now(answer, change) | Confirmed::Before(answer, change) => {
@@ -132,7 +134,7 @@ async fn cancel(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
         return Err(Problem::invalid(vec![FieldError { field: "order_id".into(), code: "length", detail }]));
     }
     let mut client = app.pg.get().await?;
-    match idempotency::begin(&mut client, &request, "POST /v1/redemptions/{order_id}/cancel").await? {
+    match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/redemptions/{order_id}/cancel").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => {
             let (answer, change) = release::cancel(&app, write.tx(), order, &actor).await?;
@@ -146,7 +148,7 @@ async fn pay_back(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let asked = RefundRequest::parse(&request.json()?).map_err(Problem::invalid)?;
     let actor = request.origin().actor.to_string();
     let mut client = app.pg.get().await?;
-    match idempotency::begin(&mut client, &request, "POST /v1/refunds").await? {
+    match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/refunds").await? {
         Begun::Repeat(reply) => Ok(reply),
         Begun::Fresh(write) => match refund::refund(&app, write.tx(), &asked, &actor).await? {
             Refunded::Now(answer, change) => write.commit(&change, Reply::Created(answer)).await,

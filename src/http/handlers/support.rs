@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use hyper::Method;
-use serde_json::Value;
 
 use super::wallet::WALLET_QUERY;
 use super::{number_cursor, query_word};
@@ -11,6 +10,7 @@ use crate::app::App;
 use crate::catalog::store::Scope;
 use crate::domain::coupon::CouponStatus;
 use crate::domain::user::{USER_ID_MAX, UserId};
+use crate::gifts::passage;
 use crate::handler;
 use crate::http::problem::{FieldError, Problem};
 use crate::http::route::{Access, Door, Handler, PAGE_QUERY, Reply, Request, Role, Route};
@@ -42,8 +42,7 @@ async fn coupons(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let templates = Scope::of(request.caller()).templates(&app.snapshot.load());
     let asked = page::Asked { user: &app.users.seal(&user), status, templates, limit, cursor };
     let (coupons, next) = page::page(&app, &asked).await?;
-    let items: Vec<Value> = coupons.iter().map(|coupon| coupon.to_json(&app)).collect();
-    Ok(Reply::Ok(super::page(items, next)))
+    Ok(Reply::Ok(super::page(passage::shown(&app, &coupons).await?, next)))
 }
 
 async fn of_code(app: Arc<App>, request: Request) -> Result<Reply, Problem> {

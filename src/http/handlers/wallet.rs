@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use hyper::Method;
-use serde_json::Value;
 
 use super::query_word;
 use crate::admission::client;
@@ -11,6 +10,7 @@ use crate::app::App;
 use crate::domain::coupon::CouponStatus;
 use crate::domain::ids::TemplateId;
 use crate::domain::outcome::ClaimOutcome;
+use crate::gifts::passage;
 use crate::handler;
 use crate::http::problem::Problem;
 use crate::http::route::{Access, Door, Handler, Reply, Request, Route};
@@ -53,13 +53,12 @@ async fn coupons(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let status = query_word(&request, "status", CouponStatus::parse)?;
     let asked = page::Asked { user: &request.shopper().user, status, templates: None, limit, cursor };
     let (coupons, next) = page::page(&app, &asked).await?;
-    let items: Vec<Value> = coupons.iter().map(|coupon| coupon.to_json(&app)).collect();
-    Ok(Reply::Ok(super::page(items, next)))
+    Ok(Reply::Ok(super::page(passage::shown(&app, &coupons).await?, next)))
 }
 
 async fn one(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let coupon = wallet::by_code(&app, &request.shopper().user, &request.params[0]).await?;
-    Ok(Reply::Ok(coupon.to_json(&app)))
+    Ok(Reply::Ok(passage::shown(&app, &[coupon]).await?.remove(0)))
 }
 
 async fn templates(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
