@@ -5,7 +5,7 @@ mod races;
 use serde_json::{Value, json};
 
 use super::support::app::{TestApp, coupons, until};
-use super::support::ledger::{balances, number};
+use super::support::ledger::{balances, number, sweep_now};
 use super::support::wire::{Answer, Client};
 
 /// A shopper's call without a body.
@@ -388,6 +388,21 @@ async fn what_nobody_takes_in_time_goes_back() {
     .await;
     accepted(&app, "other", &tokens[2]).await;
 
+    // A coupon whose own time is over ends its offer, goes back, and expires there.
+    let code = claimed(&app, id, "giver", "k-4").await;
+    let token = offered(&app, "giver", &code).await;
+    let over = "UPDATE user_coupons SET valid_from = now() - interval '1 day', expires_at = now() WHERE serial = 4;
+        UPDATE coupon_gifts SET expires_at = now() WHERE serial = 4";
+    app.sql().await.batch_execute(over).await.unwrap();
+    until("it is back", async || app.rows(id).await[3].status != 3).await;
+    sweep_now(&app).await;
+    until("it is expired", async || app.rows(id).await[3].status == 5).await;
+    let late = accept(&app, "other", &token).await;
+    assert_eq!((late.code(), &late.json["state"]), ("gift_closed", &json!("returned")), "{late:?}");
+    assert_eq!(
+        trace(&app, id, 4).await,
+        ["offer 1 3 giver 0 gift", "return 3 1 giver 0 gift", "expire 1 5 giver 0 time"]
+    );
     balances(&app);
     app.stop().await;
 }
