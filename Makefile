@@ -3,6 +3,8 @@
 #   make run    everything in one: installs what is missing, builds, puts a template on sale
 #   make test   installs what the tests need, and runs them all
 #   make load-check  runs each wrk and k6 script of loadtest/ for a short time; installs wrk, and k6 under target/
+#   make explain  every read statement on 10 million coupons explained, with the plans kept; some minutes
+#   make bench-wallet  a wallet page at 10 million coupons beside its bare statement
 #   make check  formatting, lints and documentation, each warning an error
 #   make pricing-exact  the best combination compared with enumeration on 100,000 carts, some minutes
 
@@ -10,7 +12,7 @@
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test load-check check pricing-exact
+.PHONY: run build install toolchain test load-check explain bench-wallet check pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -27,6 +29,15 @@ test: install toolchain
 load-check: install toolchain
 	./scripts/install-load-tools
 	$(CARGO) test --locked --test it -- --ignored load_scripts
+
+# Ten million coupons take 3 GB; both targets share them.
+READS = --folder target/reads
+
+explain: install toolchain
+	$(CARGO) run --locked -p floodgate-loadtest --bin floodgate-reads -- explain $(READS) --save docs/plans/reads.txt $(ARGS)
+
+bench-wallet: install build
+	$(CARGO) run --release --locked -p floodgate-loadtest --bin floodgate-reads -- wallet $(READS) $(ARGS)
 
 check: toolchain
 	$(CARGO) fmt --all --check

@@ -8,6 +8,7 @@
 //! - [`client`]: the closed loop: many connections over any number of gateways
 //! - [`open`], [`pacer`]: the open loop, at a constant rate
 //! - [`check`]: journal, Redis and PostgreSQL, every difference named
+//! - [`scale`]: reads at the size of a year of sales
 
 pub mod check;
 pub mod client;
@@ -17,3 +18,4 @@ pub mod link;
 pub mod open;
 pub mod pacer;
 pub mod plan;
+pub mod scale;
