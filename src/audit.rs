@@ -85,6 +85,8 @@ pub enum Action {
     SchemaMigrate,
     RedemptionLock,
     RedemptionConfirm,
+    /// Confirmed after its coupons had gone elsewhere.
+    RedemptionConflict,
     RedemptionCancel,
     RedemptionTimeOut,
     RedemptionRefund,
@@ -200,6 +202,7 @@ impl Action {
             Action::SchemaMigrate => "schema.migrate",
             Action::RedemptionLock => "redemption.lock",
             Action::RedemptionConfirm => "redemption.confirm",
+            Action::RedemptionConflict => "redemption.conflict",
             Action::RedemptionCancel => "redemption.cancel",
             Action::RedemptionTimeOut => "redemption.time_out",
             Action::RedemptionRefund => "redemption.refund",

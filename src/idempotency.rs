@@ -32,6 +32,7 @@ pub const SWEEP: &str = include_str!("sql/idempotency/sweep.sql");
 const CLAIM: &str = include_str!("sql/idempotency/claim.sql");
 const READ: &str = include_str!("sql/idempotency/read.sql");
 const RENEW: &str = include_str!("sql/idempotency/renew.sql");
+const FORGET: &str = include_str!("sql/idempotency/forget.sql");
 const ANSWER: &str = include_str!("sql/idempotency/answer.sql");
 
 /// Looks at a key that goes away between two statements: deleted, or renewed by somebody else.
@@ -134,6 +135,15 @@ impl<'a> Write<'a> {
         }
         self.tx.commit().await?;
         Ok(reply)
+    }
+
+    /// Records a change that a refusal leaves behind, and makes it real. The key is free again.
+    pub async fn commit_refused(self, change: &Change) -> Result<(), Problem> {
+        audit::record(&self.tx, &self.origin, change).await?;
+        if let Some(place) = &self.place {
+            self.tx.change(FORGET, &[&place.id]).await?;
+        }
+        Ok(self.tx.commit().await?)
     }
 }
 

@@ -199,8 +199,8 @@ pub const CHECKOUTS_WINDOW_S_MAX: u32 = 86_400;
 /// Characters of an order's, refund's or checkout's id.
 pub const ORDER_ID_MAX: usize = ID_MAX;
 
-/// Attempts of a lock whose order another call locks at the same time, or whose coupons are not stored yet.
-pub const LOCK_ATTEMPTS_MAX: usize = 3;
+/// Attempts of a lock or refund that meets another call of the same id, or coupons that are not stored yet.
+pub const ORDER_ATTEMPTS_MAX: usize = 3;
 
 /// Locks whose time is over, released in one transaction.
 pub const TIME_OUT_ORDERS_MAX: i64 = 50;

@@ -43,6 +43,7 @@ pub fn to_json(app: &App, redemption: &Redemption, coupons: &[Held]) -> Value {
         "user_id": null,
         "lock_expires_at": null,
         "used_at": null,
+        "conflict_at": null,
     });
     // Cancelled before it was ever locked: nothing else is known of it.
     let Some(locked) = &redemption.locked else { return answer };
@@ -52,6 +53,7 @@ pub fn to_json(app: &App, redemption: &Redemption, coupons: &[Held]) -> Value {
     answer["user_id"] = app.users.open(&locked.user).map(|id| id.as_str().to_owned()).into();
     answer["lock_expires_at"] = time(locked.lock_expires_at).into();
     answer["used_at"] = locked.used_at.map(time).into();
+    answer["conflict_at"] = locked.conflict_at.map(time).into();
     answer["currency"] = locked.currency.code().into();
     answer["goods_total"] = money(locked.goods_total).into();
     answer["shipping_total"] = money(locked.shipping_total).into();

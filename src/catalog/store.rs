@@ -353,7 +353,7 @@ pub(super) fn demand_one(changed: u64) -> Result<(), Problem> {
 }
 
 pub(super) fn conflict(record: &Record, detail: &str) -> Problem {
-    Problem::new("conflict", detail).with("status", record.status.word())
+    Problem::new("conflict", detail).with("template_status", record.status.word())
 }
 
 async fn find(

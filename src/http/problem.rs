@@ -84,6 +84,9 @@ const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("internal", 500, "A fault of the server", false),
 ];
 
+/// Members that every problem has: an extension of that name would hide one.
+const MEMBERS: &[&str] = &["type", "title", "status", "detail", "code", "retryable", "request_id", "errors"];
+
 // === impl Problem ===
 
 impl Problem {
@@ -113,6 +116,7 @@ impl Problem {
     }
 
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        debug_assert!(!MEMBERS.contains(&member), "{member} is a member of every problem");
         self.extra.insert(member.to_owned(), value.into());
         self
     }

@@ -28,12 +28,10 @@ const CONFLICT: &str = include_str!("../sql/redemption/conflict.sql");
 
 /// What a confirm came to. Refusals are problems; nothing has changed then.
 pub enum Confirmed {
-    /// To be committed.
-    Now(Value, Change),
-    /// It was confirmed before: as it stands now.
-    Before(Value, Change),
-    /// Too late. To be recorded by [`record_conflict`], and answered.
-    Conflict(Problem),
+    /// Now or before: as it stands. To be committed.
+    Done(Value, Change),
+    /// Too late. What is kept of it is to be committed, and the problem answered.
+    Conflict(Problem, Change),
 }
 
 /// Uses the coupons of `order` within `tx`.
@@ -46,7 +44,7 @@ pub async fn confirm(app: &App, tx: &Tx<'_>, order: &str, actor: &str) -> Result
     match redemption.status {
         Status::Used | Status::Refunded | Status::PartiallyRefunded => {
             let done = no_change(Action::RedemptionConfirm, order);
-            return Ok(Confirmed::Before(to_json(app, &redemption, &coupons), done));
+            return Ok(Confirmed::Done(to_json(app, &redemption, &coupons), done));
         }
         Status::Cancelled => return Err(cancelled()),
         // Its time may be over; as long as nobody has released it, its coupons are its own.
@@ -54,7 +52,8 @@ pub async fn confirm(app: &App, tx: &Tx<'_>, order: &str, actor: &str) -> Result
         Status::TimedOut => {
             let gone: Vec<&Held> = coupons.iter().filter(|held| !held.is_free()).collect();
             if !gone.is_empty() {
-                return Ok(Confirmed::Conflict(conflict(app, &gone)));
+                let change = keep_conflict(tx, &redemption, &gone).await?;
+                return Ok(Confirmed::Conflict(conflict(app, &gone), change));
             }
             let again = |held: &Held| held.step(Operation::LateLock, held.present.status, CouponStatus::Locked);
             steps.extend(coupons.iter().map(again));
@@ -70,23 +69,21 @@ pub async fn confirm(app: &App, tx: &Tx<'_>, order: &str, actor: &str) -> Result
         ..redemption.clone()
     };
     let change = change(Action::RedemptionConfirm, &redemption, before, &coupons);
-    Ok(Confirmed::Now(to_json(app, &redemption, &coupons), change))
+    Ok(Confirmed::Done(to_json(app, &redemption, &coupons), change))
 }
 
 /// Keeps that the order was paid in vain: once, whoever asks how often.
-pub async fn record_conflict(app: &App, order: &str) -> Result<(), PgFault> {
-    let mut client = app.pg.get().await?;
-    let tx = client.begin().await?;
-    let coupons = store::look_at_coupons(&tx, order).await?;
-    if tx.change(CONFLICT, &[&order]).await? > 0 {
-        tracing::warn!(order, "an order was confirmed after its coupons had gone elsewhere");
-        let told: Vec<Event> = coupons
-            .iter()
-            .map(|held| event(held, "redemption.late_confirm_conflict", json!({"order_id": order})))
-            .collect();
-        events::write(&tx, &told).await?;
+async fn keep_conflict(tx: &Tx<'_>, redemption: &Redemption, gone: &[&Held]) -> Result<Change, PgFault> {
+    let order = &redemption.order_id;
+    if tx.change(CONFLICT, &[order]).await? == 0 {
+        return Ok(no_change(Action::RedemptionConflict, order));
     }
-    tx.commit().await
+    tracing::warn!(order, "an order was confirmed after its coupons had gone elsewhere");
+    let told: Vec<Event> =
+        gone.iter().map(|held| event(held, "redemption.late_confirm_conflict", json!({"order_id": order}))).collect();
+    events::write(tx, &told).await?;
+    let gone: Vec<Held> = gone.iter().map(|held| (*held).clone()).collect();
+    Ok(change(Action::RedemptionConflict, redemption, None, &gone))
 }
 
 /// Returns when it was used.
@@ -200,8 +197,9 @@ fn deltas(locked: &Locked, coupons: &[Held]) -> Vec<(TemplateId, Delta)> {
     deltas
 }
 
+/// Told of whose order it is: the coupon may be in other hands by now.
 pub(super) fn event(held: &Held, kind: &'static str, data: Value) -> Event {
-    Event { kind, template: held.name.template, serial: held.name.serial, user: held.present.user.clone(), data }
+    Event { kind, template: held.name.template, serial: held.name.serial, user: held.user.clone(), data }
 }
 
 fn cancelled() -> Problem {

@@ -53,6 +53,13 @@ pub enum Attempt {
     Again,
 }
 
+/// The coupons that a request names.
+pub struct Named {
+    names: Vec<CouponName>,
+    /// What is no code. It is refused where another's coupon is, so that nothing tells the two apart.
+    stranger: Option<String>,
+}
+
 /// A coupon's row, locked.
 struct Candidate {
     coupon: wallet::Coupon,
@@ -66,11 +73,15 @@ struct Scene {
     now: Millis,
 }
 
-/// The coupons that a request names, in its order. What is no code is nobody's coupon.
-pub fn names(app: &App, request: &LockRequest) -> Result<Vec<CouponName>, Problem> {
+/// The coupons that a request names, in its order.
+pub fn names(app: &App, request: &LockRequest) -> Result<Named, Problem> {
     let mut names: Vec<CouponName> = Vec::with_capacity(request.codes.len());
+    let mut stranger = None;
     for (at, code) in request.codes.iter().enumerate() {
-        let name = app.code_key.decode(code).ok_or_else(|| wallet::not_yours(code))?;
+        let Some(name) = app.code_key.decode(code) else {
+            stranger.get_or_insert_with(|| code.clone());
+            continue;
+        };
         if names.contains(&name) {
             let detail = "names a coupon that was named before".to_owned();
             let field = format!("coupons[{at}]");
@@ -78,22 +89,26 @@ pub fn names(app: &App, request: &LockRequest) -> Result<Vec<CouponName>, Proble
         }
         names.push(name);
     }
-    Ok(names)
+    Ok(Named { names, stranger })
 }
 
-/// Locks `names`, the coupons of `request`, within `tx`.
+/// Locks the coupons that `request` names, within `tx`.
 pub async fn attempt(
     app: &App,
     tx: &Tx<'_>,
     request: &LockRequest,
-    names: &[CouponName],
+    named: &Named,
     actor: &str,
 ) -> Result<Attempt, Problem> {
+    let names = &named.names;
     let user = app.users.seal(&request.order.user_id);
     let checkout = request.order.checkout_id.as_deref().unwrap_or(&request.order.order_id);
     let scene = set(app, tx, request, names, &user, checkout).await?;
     if let Some(known) = scene.known {
         return repeat(app, tx, known, request).await;
+    }
+    if let Some(code) = &named.stranger {
+        return Err(wallet::not_yours(code));
     }
     let find = |name: &CouponName| scene.candidates.iter().find(|row| row.coupon.name() == *name && row.user == user);
     let missing: Vec<CouponName> = names.iter().filter(|name| find(name).is_none()).copied().collect();
@@ -337,6 +352,7 @@ async fn write(
             locked_at: row.get("locked_at"),
             lock_expires_at: row.get("lock_expires_at"),
             used_at: None,
+            conflict_at: None,
         }),
     };
     let change = change(Action::RedemptionLock, &redemption, None, &held);

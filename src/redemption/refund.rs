@@ -53,6 +53,8 @@ pub enum Refunded {
     Now(Value, Change),
     /// The same refund was made before: its answer.
     Before(Value, Change),
+    /// Another call makes a refund of this id at the same time: look again.
+    Again,
 }
 
 /// What became of one coupon.
@@ -125,7 +127,12 @@ pub async fn refund(app: &App, tx: &Tx<'_>, request: &RefundRequest, actor: &str
         .map(|((held, refund), returns)| Fate::of(app, &redemption, locked, held, refund, *returns))
         .collect();
     let outcome = outcome(request, locked, &coupons, &plan, &fates, app);
-    write(tx, request, &redemption, locked, &coupons, &open, &plan, &fates, &outcome, actor).await?;
+    let written = write(tx, request, &redemption, locked, &coupons, &open, &plan, &fates, &outcome, actor).await;
+    match written {
+        Ok(()) => {}
+        Err(fault) if fault.violates("refunds_pkey") => return Ok(Refunded::Again),
+        Err(fault) => return Err(fault.into()),
+    }
     let after = Redemption {
         status: if plan.is_whole { Status::Refunded } else { Status::PartiallyRefunded },
         locked: Some(Locked {
@@ -140,7 +147,7 @@ pub async fn refund(app: &App, tx: &Tx<'_>, request: &RefundRequest, actor: &str
 }
 
 fn refundable(redemption: &Redemption) -> Result<&Locked, Problem> {
-    let wrong = |detail| Problem::new("conflict", detail).with("status", redemption.status.word());
+    let wrong = |detail| Problem::new("conflict", detail).with("redemption_status", redemption.status.word());
     match (redemption.status, &redemption.locked) {
         (Status::Used | Status::Refunded | Status::PartiallyRefunded, Some(locked)) => Ok(locked),
         (Status::Locked, _) => Err(wrong("the order's coupons are locked, not used: confirm or cancel it first")),
@@ -200,7 +207,7 @@ async fn write(
     fates: &[Fate],
     outcome: &Value,
     actor: &str,
-) -> Result<(), Problem> {
+) -> Result<(), PgFault> {
     let (id, order) = (&request.refund_id, &redemption.order_id);
     let money = |minor| locked.currency.decimal(minor);
     let reversed = money(plan.reversed_total());
@@ -223,6 +230,7 @@ async fn write(
     let told: Vec<Event> = coupons
         .iter()
         .enumerate()
+        .filter(|(at, _)| plan.reversed_of(*at, true) > 0 || fates[*at].operation.is_some())
         .map(|(at, held)| {
             let reversed = money(plan.reversed_of(at, true)).to_string();
             let data =
@@ -259,7 +267,7 @@ async fn write(
         ),
     )
     .await?;
-    Ok(demand(updated, 1)?)
+    demand(updated, 1)
 }
 
 /// The opposite of what was booked.
@@ -305,7 +313,7 @@ fn deltas(coupons: &[Held], plan: &Plan, fates: &[Fate], locked: &Locked) -> Vec
     deltas
 }
 
-/// The answer, its coupons by their numbers: codes are never stored.
+/// The answer as it is kept: its coupons by their numbers, codes are never stored.
 fn outcome(
     request: &RefundRequest,
     locked: &Locked,
@@ -329,8 +337,12 @@ fn outcome(
         .zip(fates)
         .map(|(held, fate)| {
             json!({
-                "template_id": held.name.template.0, "serial": held.name.serial, "epoch": held.name.epoch,
-                "gift": held.name.gift, "status": fate.status.word(), "expires_at": rfc3339(zone(held), fate.expires),
+                "template_id": held.name.template.0,
+                "serial": held.name.serial,
+                "epoch": held.name.epoch,
+                "gift": held.name.gift,
+                "status": fate.status.word(),
+                "expires_at": rfc3339(zone(held), fate.expires),
             })
         })
         .collect();
@@ -345,7 +357,7 @@ fn outcome(
     })
 }
 
-/// A stored outcome as the HTTP contract shows it.
+/// What was kept, as the HTTP contract shows it.
 fn answer(app: &App, mut outcome: Value) -> Value {
     for coupon in outcome["coupons"].as_array_mut().into_iter().flatten() {
         let number = |name: &str| coupon[name].as_u64().unwrap_or_default();

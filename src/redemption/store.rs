@@ -75,6 +75,8 @@ pub struct Locked {
     pub locked_at: Millis,
     pub lock_expires_at: Millis,
     pub used_at: Option<Millis>,
+    /// When a confirm first came too late, and its coupons were gone.
+    pub conflict_at: Option<Millis>,
 }
 
 /// A coupon of a redemption.
@@ -291,6 +293,7 @@ impl Redemption {
                 locked_at,
                 lock_expires_at: row.get::<_, Option<Millis>>("lock_expires_at").ok_or_else(wrong)?,
                 used_at: row.get("used_at"),
+                conflict_at: row.get("conflict_at"),
             }),
         };
         Ok(Redemption {

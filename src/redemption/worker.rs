@@ -13,6 +13,7 @@ use super::store::{self, Status};
 use crate::app::App;
 use crate::audit::{self, Action, Actor, Change, Origin, Subject};
 use crate::domain::window::Millis;
+use crate::ledger::counters;
 use crate::limits::TIME_OUT_ORDERS_MAX;
 use crate::pg::{PgFault, Tx};
 use crate::telemetry::metrics;
@@ -58,7 +59,8 @@ async fn round(app: &App) -> Result<(), PgFault> {
         match batch(app, most, &stuck).await {
             Ok(count) if count < most => break,
             Ok(_) => {}
-            Err((_, fault)) if fault.is_passing() => return Err(fault),
+            // Nothing was taken, or the store is away: nothing is known of any order.
+            Err((orders, fault)) if orders.is_empty() || fault.is_passing() => return Err(fault),
             // One of them cannot be released: its neighbours go one by one, and it comes again next round.
             Err((orders, fault)) => {
                 if orders.len() == 1 {
@@ -101,13 +103,14 @@ async fn release_all(tx: &Tx<'_>, orders: &[String], now: Millis) -> Result<(), 
     let origin = Origin::inner(Actor::Worker("time_out"));
     let names: Vec<&str> = orders.iter().map(String::as_str).collect();
     let coupons = store::lock_coupons(tx, &names).await?;
+    let mut deltas = Vec::new();
     for order in orders {
         let own: Vec<store::Held> = coupons.iter().filter(|held| held.order_id == *order).cloned().collect();
-        release(tx, order, &own, now, Why::TimedOut, &origin.actor.to_string()).await?;
+        deltas.extend(release(tx, order, &own, now, Why::TimedOut, &origin.actor.to_string()).await?);
         let known = json!({"status": Status::Locked.word()});
         let over = json!({"status": Status::TimedOut.word()});
         let change = Change::new(Action::RedemptionTimeOut, Subject::Redemption(order.clone()), known, over);
         audit::record(tx, &origin, &change).await?;
     }
-    Ok(())
+    counters::add(tx, &deltas).await
 }

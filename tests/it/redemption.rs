@@ -83,6 +83,9 @@ async fn what_is_quoted_is_locked_and_what_is_locked_is_confirmed() {
     assert!(balanced);
     let shares = |at: usize| locked["coupons"][at]["lines"].to_string();
     assert_eq!(parties, "merchant:m-1=18.68 merchant:m-2=6.32 platform:=-25", "{} {}", shares(0), shares(1));
+    // Every call brought an Idempotency-Key: what is remembered of it says neither whose nor which coupons.
+    let plain = "SELECT count(*) FROM idempotency_keys WHERE answer LIKE '%o-1%' OR sealed IS NULL AND answer IS NULL";
+    assert_eq!(till.number(plain).await, 0);
     let told = "SELECT count(*) FROM events WHERE kind = 'coupon.used' AND data ->> 'order_id' = 'o-1'";
     assert_eq!(till.number(told).await, 3);
     let counted = format!(
@@ -131,7 +134,7 @@ async fn what_cannot_be_locked_says_why_and_nothing_changes() {
     let (mine, code) = till.coupon(reduction(), "u-1").await;
     let (_, theirs) = till.coupon(voucher("1.00"), "u-2").await;
     let o = |id: &str| duck(id, "u-1");
-    // Unknown codes, and another's, are told apart by nothing.
+    // Unknown codes, and another's, are told apart by nothing, on an order that is known either.
     let unknown = till.lock(&o("o-1"), &[&good, "4F7K4F7K4F7K4F7K4F7K4F7K4F"]).await;
     let others = till.lock(&o("o-1"), &[&good, &theirs]).await;
     assert_eq!((others.status, others.code()), (409, "coupon_not_yours"));
@@ -337,7 +340,10 @@ async fn roles_and_owners() {
         let refused = till.app.call(key, "POST", "/v1/redemptions/o-1/cancel", &[], Value::Null).await;
         assert_eq!(refused.status, 403, "{refused:?}");
     }
-    let long = till.cancel(&"o".repeat(65)).await;
-    assert_eq!((long.status, long.code()), (400, "invalid_request"));
+    for order in ["o".repeat(65), "%00".into(), "a%0ab".into()] {
+        for answer in [till.cancel(&order).await, till.confirm(&order).await, till.redemption(&order).await] {
+            assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{order}");
+        }
+    }
     till.close().await;
 }

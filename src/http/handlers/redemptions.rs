@@ -15,7 +15,7 @@ use crate::handler;
 use crate::http::problem::{FieldError, Problem};
 use crate::http::route::{Access, Door, Handler, Reply, Request, Role, Route};
 use crate::idempotency::{self, Begun};
-use crate::limits::{LOCK_ATTEMPTS_MAX, ORDER_ID_MAX};
+use crate::limits::{ORDER_ATTEMPTS_MAX, ORDER_ID_MAX};
 use crate::redemption::confirm::{self, Confirmed};
 use crate::redemption::lock::{self, Attempt};
 use crate::redemption::refund::request::RefundRequest;
@@ -74,14 +74,16 @@ pub fn routes() -> Vec<Route> {
 async fn take(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     Scope::of(request.caller()).demand_platform()?;
     let lock = LockRequest::parse(&request.json()?, now_ms(), &app.config.redemption).map_err(Problem::invalid)?;
-    let names = lock::names(&app, &lock)?;
+    let named = lock::names(&app, &lock)?;
     let actor = request.origin().actor.to_string();
-    for _ in 0..LOCK_ATTEMPTS_MAX {
+    for _ in 0..ORDER_ATTEMPTS_MAX {
         let mut client = app.pg.get().await?;
         let missing = match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/redemptions").await? {
             Begun::Repeat(reply) => return Ok(reply),
-            Begun::Fresh(write) => match lock::attempt(&app, write.tx(), &lock, &names, &actor).await? {
-                Attempt::New(answer, change) => return write.commit(&change, Reply::Created(answer)).await,
+            Begun::Fresh(write) => match lock::attempt(&app, write.tx(), &lock, &named, &actor).await? {
+                Attempt::New(answer, change) => {
+                    return write.commit(&change, Reply::Created(answer)).await;
+                }
                 Attempt::Repeat(answer, done) => return write.commit(&done, Reply::Ok(answer)).await,
                 Attempt::Missing(missing) => missing,
                 Attempt::Again => continue,
@@ -93,46 +95,36 @@ async fn take(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
         wallet::settle::settled(&app, &user, &missing).await?;
         wallet::by_names(&app, &user, &missing).await?;
     }
-    let detail = "the order's coupons were changing at the same time; ask again";
-    Err(Problem::new("unavailable", detail).retry_after_ms(1000))
+    Err(changing())
 }
 
 async fn read(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     Scope::of(request.caller()).demand_platform()?;
-    Ok(Reply::Ok(redemption::read(&app, &request.params[0]).await?))
+    Ok(Reply::Ok(redemption::read(&app, order_id(&request)?).await?))
 }
 
 async fn confirm(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     Scope::of(request.caller()).demand_platform()?;
     no_body(&request)?;
-    let (order, actor) = (&request.params[0], request.origin().actor.to_string());
-    let conflict = {
-        let mut client = app.pg.get().await?;
-        match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/redemptions/{order_id}/confirm")
-            .await?
-        {
-            Begun::Repeat(reply) => return Ok(reply),
-            Begun::Fresh(write) => match confirm::confirm(&app, write.tx(), order, &actor).await? {
-                Confirmed::Now(answer, change) | Confirmed::Before(answer, change) => {
-                    return write.commit(&change, Reply::Ok(answer)).await;
-                }
-                Confirmed::Conflict(problem) => problem,
-            },
-        }
-    };
-    confirm::record_conflict(&app, order).await?;
-    Err(conflict)
+    let (order, actor) = (order_id(&request)?, request.origin().actor.to_string());
+    let mut client = app.pg.get().await?;
+    let name = "POST /v1/redemptions/{order_id}/confirm";
+    match idempotency::begin_sealed(&app.seal, &mut client, &request, name).await? {
+        Begun::Repeat(reply) => Ok(reply),
+        Begun::Fresh(write) => match confirm::confirm(&app, write.tx(), order, &actor).await? {
+            Confirmed::Done(answer, change) => write.commit(&change, Reply::Ok(answer)).await,
+            Confirmed::Conflict(problem, change) => {
+                write.commit_refused(&change).await?;
+                Err(problem)
+            }
+        },
+    }
 }
 
 async fn cancel(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     Scope::of(request.caller()).demand_platform()?;
     no_body(&request)?;
-    let (order, actor) = (&request.params[0], request.origin().actor.to_string());
-    // What is unknown is remembered, so it must be an id that an order can have.
-    if !is_plain(order) || !(1..=ORDER_ID_MAX).contains(&order.chars().count()) {
-        let detail = format!("must have 1 to {ORDER_ID_MAX} characters");
-        return Err(Problem::invalid(vec![FieldError { field: "order_id".into(), code: "length", detail }]));
-    }
+    let (order, actor) = (order_id(&request)?, request.origin().actor.to_string());
     let mut client = app.pg.get().await?;
     match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/redemptions/{order_id}/cancel").await? {
         Begun::Repeat(reply) => Ok(reply),
@@ -147,12 +139,30 @@ async fn pay_back(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     Scope::of(request.caller()).demand_platform()?;
     let asked = RefundRequest::parse(&request.json()?).map_err(Problem::invalid)?;
     let actor = request.origin().actor.to_string();
-    let mut client = app.pg.get().await?;
-    match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/refunds").await? {
-        Begun::Repeat(reply) => Ok(reply),
-        Begun::Fresh(write) => match refund::refund(&app, write.tx(), &asked, &actor).await? {
-            Refunded::Now(answer, change) => write.commit(&change, Reply::Created(answer)).await,
-            Refunded::Before(answer, done) => write.commit(&done, Reply::Ok(answer)).await,
-        },
+    for _ in 0..ORDER_ATTEMPTS_MAX {
+        let mut client = app.pg.get().await?;
+        match idempotency::begin_sealed(&app.seal, &mut client, &request, "POST /v1/refunds").await? {
+            Begun::Repeat(reply) => return Ok(reply),
+            Begun::Fresh(write) => match refund::refund(&app, write.tx(), &asked, &actor).await? {
+                Refunded::Now(answer, change) => return write.commit(&change, Reply::Created(answer)).await,
+                Refunded::Before(answer, done) => return write.commit(&done, Reply::Ok(answer)).await,
+                Refunded::Again => {}
+            },
+        }
     }
+    Err(changing())
+}
+
+fn changing() -> Problem {
+    Problem::new("unavailable", "the order was changing at the same time; ask again").retry_after_ms(1000)
+}
+
+/// The order of the path: an id that an order can have.
+fn order_id(request: &Request) -> Result<&str, Problem> {
+    let order = &request.params[0];
+    if is_plain(order) && (1..=ORDER_ID_MAX).contains(&order.chars().count()) {
+        return Ok(order);
+    }
+    let detail = format!("must have 1 to {ORDER_ID_MAX} characters, none of them a control character");
+    Err(Problem::invalid(vec![FieldError { field: "order_id".into(), code: "length", detail }]))
 }

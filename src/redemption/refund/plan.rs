@@ -1,10 +1,11 @@
 //! What a refund reverses, and which coupons it frees. Pure.
 //!
-//! Of a line's share, refunded units take back their part: after r of Q units the share `s` keeps
-//! `s - floor(s * r / Q)`, so that parts add up to the whole whatever their order. A fee's share goes
-//! back with the fee, a gift's value with the whole order. Where a coupon's conditions do not hold on
-//! the rest any more, its template says whether the rest keeps its share (`proportional`) or loses it
-//! (`clawback`, `restore`); what is taken back so never exceeds what the refund pays back.
+//! Of what coupons took off a line, refunded units take back their part: after r of Q units, of `t` in all
+//! `floor(t * r / Q)` is taken back, from each coupon by its share, largest remainder first. So parts add up
+//! to the whole whatever their order, and no unit takes back more than it cost. A fee's share goes back with
+//! the fee, a gift's value with the whole order. Where a coupon's conditions do not hold on the rest any more,
+//! its template says whether the rest keeps its share (`proportional`) or loses it (`clawback`, `restore`);
+//! what is taken back so never exceeds what the refund pays back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -101,15 +102,13 @@ pub fn plan(basis: &Basis, request: &RefundRequest) -> Result<Plan, Refused> {
     let is_whole = order.lines.iter().all(|line| before(&line.line_id) + now(&line.line_id) == line.quantity);
 
     let mut reversals: Vec<Reversal> = Vec::new();
-    for (coupon, part) in basis.parts.iter().enumerate() {
-        for line in order.lines.iter().filter(|line| now(&line.line_id) > 0) {
-            let (Some(&granted), Some(&left)) = (part.granted.get(&line.line_id), part.lines.get(&line.line_id)) else {
-                continue;
-            };
-            let after = before(&line.line_id) + now(&line.line_id);
-            let kept = granted - share_of(granted, after, line.quantity);
-            push(&mut reversals, coupon, Subject::Line(line.line_id.clone()), left - kept);
+    for line in order.lines.iter().filter(|line| now(&line.line_id) > 0) {
+        let units = (before(&line.line_id), before(&line.line_id) + now(&line.line_id), line.quantity);
+        for (coupon, amount) in of_units(basis, &line.line_id, units) {
+            push(&mut reversals, coupon, Subject::Line(line.line_id.clone()), amount);
         }
+    }
+    for (coupon, part) in basis.parts.iter().enumerate() {
         if fee_now {
             for (merchant, left) in sorted(&part.fees) {
                 push(&mut reversals, coupon, Subject::Shipping(merchant.clone()), left);
@@ -162,12 +161,49 @@ fn units(basis: &Basis, request: &RefundRequest) -> Result<BTreeMap<String, u32>
     if wrong.is_empty() { Ok(lines.iter().cloned().collect()) } else { Err(Refused::Fields(wrong)) }
 }
 
-/// What `units` of `quantity` take of a share, rounded down.
-fn share_of(share: Minor, units: u32, quantity: u32) -> Minor {
-    (i128::from(share) * i128::from(units) / i128::from(quantity)) as Minor
+/// What each coupon's share of a line loses when the units refunded go from the first to the second number,
+/// of the third in all. A coupon of which more was taken back already, because it was lost, is left alone.
+fn of_units(basis: &Basis, line: &str, (before, after, quantity): (u32, u32, u32)) -> Vec<(usize, Minor)> {
+    struct Taken {
+        coupon: usize,
+        left: Minor,
+        amount: Minor,
+        remainder: i128,
+    }
+    let exact = |share: Minor, units: u32| i128::from(share) * i128::from(units);
+    let floor = |share: Minor, units: u32| (exact(share, units) / i128::from(quantity)) as Minor;
+    let (mut all, mut reversed) = (0, 0);
+    let mut taken: Vec<Taken> = Vec::new();
+    for (coupon, part) in basis.parts.iter().enumerate() {
+        let (Some(&granted), Some(&left)) = (part.granted.get(line), part.lines.get(line)) else { continue };
+        // Rounding may have taken a minor unit ahead, never more.
+        if granted - left > floor(granted, before) + 1 {
+            continue;
+        }
+        all += granted;
+        reversed += granted - left;
+        let amount = (floor(granted, after) - (granted - left)).max(0);
+        taken.push(Taken { coupon, left, amount, remainder: exact(granted, after) % i128::from(quantity) });
+    }
+    let mut owed = (floor(all, after) - reversed).max(0) - taken.iter().map(|one| one.amount).sum::<Minor>();
+    taken.sort_by_key(|one| (std::cmp::Reverse(one.remainder), one.coupon));
+    while owed > 0 && taken.iter().any(|one| one.amount < one.left) {
+        for one in taken.iter_mut().filter(|one| one.amount < one.left) {
+            one.amount += owed.min(1);
+            owed -= owed.min(1);
+        }
+    }
+    for one in taken.iter_mut().rev() {
+        let back = one.amount.min((-owed).max(0));
+        one.amount -= back;
+        owed += back;
+    }
+    taken.sort_by_key(|one| one.coupon);
+    taken.into_iter().map(|one| (one.coupon, one.amount)).collect()
 }
 
-/// Of each coupon: whether its conditions fail on what is left of the order. Each is judged by itself.
+/// Of each coupon: whether its conditions fail on what is left of the order, where all that still hold are
+/// used together as they were.
 fn lost_on_rest(basis: &Basis, units: &BTreeMap<String, u32>, fee_now: bool) -> Vec<bool> {
     let mut rest = basis.order.clone();
     for line in &mut rest.lines {
@@ -179,21 +215,31 @@ fn lost_on_rest(basis: &Basis, units: &BTreeMap<String, u32>, fee_now: bool) -> 
         rest.shipping.clear();
     }
     let case = Case { order: &rest, user: basis.user, now: rest.placed_at, settings: basis.settings };
-    let holds = |part: &Part| {
-        let Some(terms) = part.terms.clone() else { return true };
-        let coupon = Coupon {
-            code: String::new(),
-            template_id: TemplateId(0),
-            terms,
-            state: State::Unused,
-            // Its validity was judged at the lock.
-            valid_from: rest.placed_at,
-            expires: rest.placed_at + 1,
-            amount: part.amount,
-        };
-        pricing::price(&case, &[coupon]).is_ok()
+    let coupon = |at: usize, terms: Arc<Terms>| Coupon {
+        // Ties are decided by it, as they were; it is shown to nobody.
+        code: at.to_string(),
+        template_id: TemplateId(0),
+        terms,
+        state: State::Unused,
+        // Its validity was judged at the lock.
+        valid_from: rest.placed_at,
+        expires: rest.placed_at + 1,
+        amount: basis.parts[at].amount,
     };
-    basis.parts.iter().map(|part| part.is_used && part.policy != Partial::Proportional && !holds(part)).collect()
+    let mut holding: Vec<usize> =
+        (0..basis.parts.len()).filter(|at| basis.parts[*at].is_used && basis.parts[*at].terms.is_some()).collect();
+    let mut lost = vec![false; basis.parts.len()];
+    loop {
+        let coupons: Vec<Coupon> =
+            holding.iter().filter_map(|at| Some(coupon(*at, basis.parts[*at].terms.clone()?))).collect();
+        let Err(refused) = pricing::price(&case, &coupons) else { break };
+        let failing: Vec<usize> = refused.0.iter().map(|unusable| holding[unusable.coupon]).collect();
+        for at in &failing {
+            lost[*at] = basis.parts[*at].policy != Partial::Proportional;
+        }
+        holding.retain(|at| !failing.contains(at));
+    }
+    lost
 }
 
 /// Takes back what coupons that are lost on the rest have left there, as far as the refund pays money back.
@@ -351,6 +397,19 @@ mod tests {
             is_used: true,
             granted: lines.clone(),
             lines,
+            fees: HashMap::new(),
+            gifts: HashMap::new(),
+        }
+    }
+
+    fn voucher_of_nothing() -> Part {
+        Part {
+            terms: None,
+            amount: None,
+            policy: Partial::Proportional,
+            is_used: true,
+            granted: HashMap::new(),
+            lines: HashMap::new(),
             fees: HashMap::new(),
             gifts: HashMap::new(),
         }
@@ -517,6 +576,44 @@ mod tests {
             prop_assert_eq!(reversed, off);
             prop_assert_eq!(paid, order.goods_total() + order.shipping_total() - off);
             prop_assert!(shop.parts[0].left() == 0 && !shop.parts[0].is_used);
+        }
+
+        /// Several coupons on a line, down to nothing left to pay for it: no part pays back less than nothing.
+        #[test]
+        fn several_coupons_never_take_back_more_than_a_unit_cost(
+            lines in prop::collection::vec((1i64..5_000, 1u32..9), 1..4),
+            shares in prop::collection::vec(prop::collection::vec(0u32..=100, 4), 1..4),
+            steps in prop::collection::vec((0usize..4, 1u32..4), 0..14),
+        ) {
+            let order = order(&lines);
+            let mut left: Vec<Minor> = lines.iter().map(|(price, units)| price * Minor::from(*units)).collect();
+            let part = |percents: &Vec<u32>| {
+                let mut part = voucher_of_nothing();
+                for (line, left) in left.iter_mut().enumerate() {
+                    let share = *left * Minor::from(percents[line]) / 100;
+                    *left -= share;
+                    part.granted.insert(line.to_string(), share);
+                    part.lines.insert(line.to_string(), share);
+                }
+                part
+            };
+            let parts: Vec<Part> = shares.iter().map(part).collect();
+            let all: Minor = parts.iter().map(Part::left).sum();
+            let mut shop = Shop::new(&order, parts);
+            let mut reversed = 0;
+            for (line, units) in steps {
+                let id = (line % lines.len()).to_string();
+                if let Ok(plan) = shop.refund(&request(Some(&[(&id, units)]), false)) {
+                    prop_assert!(plan.paid_back() >= 0, "{:?}", plan);
+                    reversed += plan.reversed_total();
+                }
+            }
+            if let Ok(plan) = shop.refund(&request(None, true)) {
+                prop_assert!(plan.paid_back() >= 0, "{:?}", plan);
+                reversed += plan.reversed_total();
+            }
+            prop_assert_eq!(reversed, all);
+            prop_assert!(shop.parts.iter().all(|part| part.left() == 0 && !part.is_used));
         }
     }
 }

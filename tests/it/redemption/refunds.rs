@@ -1,10 +1,11 @@
 //! Money taken back, and coupons given back.
 
 use chrono::DateTime;
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::{duck, settled, till};
-use crate::support::till::{Till, order, reduction, rule, template, voucher};
+use crate::support::till::{Till, of_merchant, order, reduction, rule, template, voucher};
 
 fn refund_of(order: &str, id: &str) -> Value {
     json!({"refund_id": id, "order_id": order, "reason": "changed their mind"})
@@ -228,7 +229,7 @@ async fn refunds_that_make_no_sense_say_so_and_change_nothing() {
     assert_eq!((unknown.status, unknown.code()), (404, "redemption_not_found"));
     till.locked(&duck("o-1", "u-1"), &[&code]).await;
     let early = till.refund(refund_of("o-1", "r-1")).await;
-    assert_eq!((early.status, early.code(), &early.json["status"]), (409, "conflict", &json!("locked")));
+    assert_eq!((early.status, early.code(), &early.json["redemption_status"]), (409, "conflict", &json!("locked")));
     assert_eq!(till.confirm("o-1").await.status, 200);
     let mut bad = refund_of("o-1", "");
     bad["lines"] = json!([{"line_id": "1"}]);
@@ -241,5 +242,59 @@ async fn refunds_that_make_no_sense_say_so_and_change_nothing() {
     assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1, "{answers:?}");
     assert!(answers.iter().all(|answer| answer.json == answers[0].json), "{answers:?}");
     assert_eq!(till.number("SELECT count(*) FROM refunds").await, 1);
+    // One name for refunds of two orders at once: it is the first one's.
+    let (_, code) = till.coupon(voucher("5.00"), "u-2").await;
+    till.used(&duck("o-2", "u-2"), &[&code]).await;
+    let both: Vec<_> =
+        (0..8).map(|at| till.refund(part_of(if at % 2 == 0 { "o-1" } else { "o-2" }, "r-2", &[("2", 1)]))).collect();
+    let answers = futures_util::future::join_all(both).await;
+    let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    statuses.sort();
+    assert_eq!(statuses, [200, 200, 200, 201, 422, 422, 422, 422], "{answers:?}");
+    till.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_coupons_of_other_kinds_and_currencies_go_back_to_the_minor_unit() {
+    let till = till("refund-kinds").await;
+    // A percentage of what the merchant's coupon leaves, and two stackable ones of one template.
+    let percent = template("percentage_discount", json!({"percentage": 15, "max_off": "20.00"}), &[]);
+    let (_, percent) = till.coupon(percent, "u-1").await;
+    let (_, merchant) = till.coupon(of_merchant(voucher("7.00"), "m-1"), "u-1").await;
+    let used = till.used(&duck("o-1", "u-1"), &[&percent, &merchant]).await;
+    assert_eq!((&used["discount_total"], &used["payable"]), (&json!("23.95"), &json!("96.05")));
+    let one = refunded(&till, part_of("o-1", "r-1", &[("1", 1)])).await;
+    let two = refunded(&till, refund_of("o-1", "r-2")).await;
+    let sum = |names: [&Value; 2]| names.iter().map(|text| text.as_str().unwrap().parse::<Decimal>().unwrap()).sum();
+    let total: Decimal = sum([&one["reversed_total"], &two["reversed_total"]]);
+    assert_eq!(total.to_string(), "23.95");
+
+    let mut pair = voucher("3.00");
+    pair["limits"] = json!({"per_user": 2});
+    pair["usage_rules"] = json!([rule("STACKABILITY", json!({"allow_stacking": true}))]);
+    let id = till.app.publish(pair).await;
+    let (a, b) = (till.claim(id, "u-1").await, till.claim(id, "u-1").await);
+    let used = till.used(&duck("o-2", "u-1"), &[&a, &b]).await;
+    assert_eq!((&used["discount_total"], used["coupons"].as_array().unwrap().len()), (&json!("6.00"), 2));
+    for (at, line) in ["2", "1"].into_iter().enumerate() {
+        refunded(&till, part_of("o-2", &format!("s-{at}"), &[(line, 1)])).await;
+    }
+    assert_eq!((till.status("u-1", &a).await, till.status("u-1", &b).await), ("unused".into(), "unused".into()));
+
+    for (currency, price, off, payable) in [("JPY", "101", "20", "182"), ("KWD", "10.001", "2.002", "18.000")] {
+        let mut foreign = voucher(off);
+        foreign["currency"] = currency.into();
+        let (_, code) = till.coupon(foreign, "u-1").await;
+        let id = format!("o-{currency}");
+        let mut order = order(&id, "u-1", &[("d", "c", "m-1", price)]);
+        order["currency"] = currency.into();
+        order["lines"][0]["quantity"] = 2.into();
+        let used = till.used(&order, &[&code]).await;
+        assert_eq!((&used["payable"], &used["discount_total"]), (&json!(payable), &json!(off)));
+        let half = refunded(&till, part_of(&id, &format!("h-{currency}"), &[("1", 1)])).await;
+        let rest = refunded(&till, refund_of(&id, &format!("r-{currency}"))).await;
+        let total: Decimal = sum([&half["reversed_total"], &rest["reversed_total"]]);
+        assert_eq!(total.to_string(), off);
+    }
     till.close().await;
 }
