@@ -130,3 +130,22 @@ async fn red_packets_may_pay_an_order_whole_where_zero_totals_are_allowed() {
     assert_eq!(totals(&quote), ("108.00", "0.00"));
     till.app.stop().await;
 }
+
+#[tokio::test]
+async fn a_search_that_its_budget_ends_answers_with_the_best_found_and_says_so() {
+    let plan = TestApp::plan("quotes-budget").set("PRICING_SEARCH_NODES_MAX", 3);
+    let till = Till::open(plan.start().await).await;
+    let packet = till.packets(&[stackable()]).await;
+    let amounts: Vec<String> = (1..=80).map(|number| format!("{}.{:02}", number % 7 + 1, number)).collect();
+    let amounts: Vec<&str> = amounts.iter().map(String::as_str).collect();
+    till.shares(packet, "u-1", 1_001, &amounts).await;
+    let goods = order("u-1", &[("d-1", "c", "m-1", "100.00")]);
+    let quote = till.quote(goods.clone()).await;
+    assert_eq!(quote["optimal"], false);
+    // What was found is a price as any other.
+    let codes: Vec<&Value> = quote["coupons"].as_array().unwrap().iter().map(|coupon| &coupon["code"]).collect();
+    assert!(!codes.is_empty(), "{quote}");
+    let given = till.quote_with(json!({"order": goods, "coupons": codes, "mode": "given"})).await;
+    assert_eq!((totals(&given), &given["coupons"]), (totals(&quote), &quote["coupons"]));
+    till.app.stop().await;
+}
