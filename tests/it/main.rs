@@ -19,6 +19,7 @@ mod kills;
 mod ledger;
 mod load_scripts;
 mod lost_tails;
+mod orders;
 mod quotes;
 mod reads;
 mod redemption;
