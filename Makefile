@@ -3,6 +3,7 @@
 #   make run    everything in one: installs what is missing, builds, puts a template on sale
 #   make test   installs what the tests need, and runs them all
 #   make load-check  runs each wrk and k6 script of loadtest/ for a short time; installs wrk, and k6 under target/
+#   make bench  Floodgate beside its peers, the table of goals, some 20 minutes; QUICK=1: shows that it works
 #   make explain  every read statement on 10 million coupons explained, with the plans kept; some minutes
 #   make bench-wallet  a wallet page at 10 million coupons beside its bare statement
 #   make check  formatting, lints and documentation, each warning an error
@@ -12,7 +13,7 @@
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test load-check explain bench-wallet check pricing-exact
+.PHONY: run build install toolchain test load-check bench explain bench-wallet check pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -29,6 +30,17 @@ test: install toolchain
 load-check: install toolchain
 	./scripts/install-load-tools
 	$(CARGO) test --locked --test it -- --ignored load_scripts
+
+# A quick run is of a debug build: its figures mean nothing, and a release build takes minutes.
+bench: install toolchain
+	-./scripts/install-load-tools --peers
+ifdef QUICK
+	$(CARGO) build --locked --workspace
+	./target/debug/floodgate-bench run --quick $(ARGS)
+else
+	$(CARGO) build --locked --workspace --release
+	./target/release/floodgate-bench run --out docs/bench $(ARGS)
+endif
 
 # Ten million coupons take 3 GB; both targets share them.
 READS = --folder target/reads

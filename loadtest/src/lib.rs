@@ -9,7 +9,9 @@
 //! - [`open`], [`pacer`]: the open loop, at a constant rate
 //! - [`check`]: journal, Redis and PostgreSQL, every difference named
 //! - [`scale`]: reads at the size of a year of sales
+//! - [`bench`]: Floodgate beside its peers
 
+pub mod bench;
 pub mod check;
 pub mod client;
 pub mod http;

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use floodgate::clock::now_ms;
 use hdrhistogram::Histogram;
 use http_body_util::Full;
 use hyper::Request as HttpRequest;
-use tokio::sync::oneshot;
+use tokio::sync::{Barrier, oneshot};
 
 use crate::client::{self, Credentials, Identity};
 use crate::journal::{Answer, Journal, Outcome};
@@ -54,6 +54,11 @@ pub struct Report {
     /// The same of grants and replays, and of refusals.
     pub granted: Latency,
     pub refused: Latency,
+    /// From the first claim's time to the last refusal.
+    pub last_refused: Duration,
+    /// Grants and replays that were answered before the last claim's time, and how long that is.
+    pub granted_in_time: u64,
+    pub time: Duration,
     /// Claims that went more than a millisecond after their time: every place was taken, or the
     /// generator had no processor.
     pub late: u64,
@@ -78,19 +83,26 @@ struct Part {
     journal: Option<Arc<Journal>>,
     /// This thread's claims are `first`, `first + threads`, and so on.
     first: u64,
-    begun: Instant,
+    start: Arc<Start>,
+}
+
+/// Where threads wait until all of them are connected.
+struct Start {
+    barrier: Barrier,
+    /// The first claim's time.
+    begun: OnceLock<Instant>,
 }
 
 /// Plays a plan in the open loop. `journal`: where every request and answer is written.
 pub async fn run(plan: Plan, settings: Settings, journal: Option<Arc<Journal>>) -> Result<Report, String> {
     let threads = settings.threads.clamp(1, settings.connections.max(1));
-    // Time for every thread to connect.
-    let begun = Instant::now() + Duration::from_millis(100 + settings.connections as u64 / 2);
+    let start = Arc::new(Start { barrier: Barrier::new(threads), begun: OnceLock::new() });
     let mut waiting = Vec::new();
     for first in 0..threads as u64 {
         let settings = Settings { threads, ..settings.clone() };
         let credentials = Credentials::new(settings.identity.clone());
-        let part = Part { plan: plan.clone(), settings, credentials, journal: journal.clone(), first, begun };
+        let part =
+            Part { plan: plan.clone(), settings, credentials, journal: journal.clone(), first, start: start.clone() };
         let (done, answer) = oneshot::channel();
         let work = move || {
             let _ = done.send(part.run());
@@ -121,21 +133,16 @@ impl Part {
         let threads = self.settings.threads as u64;
         let claims = (self.plan.claims + threads - 1 - self.first) / threads;
         let rate = self.settings.rate as f64 / threads as f64;
-        let mut places = Vec::new();
-        for number in (self.first as usize..self.settings.connections.max(1)).step_by(threads as usize) {
-            let gateway = &self.settings.gateways[number % self.settings.gateways.len()];
-            let mut link = Link::new(gateway, self.settings.protocol);
-            link.connect().await?;
-            if link.is_h2() {
-                places.extend((1..self.settings.streams.max(1)).map(|_| link.another()));
-            }
-            places.push(link);
-        }
-        let begun = self.begun + Duration::from_secs_f64(self.first as f64 / self.settings.rate as f64);
-        let pacer = Rc::new(Pacer::new(begun, rate, claims)?);
+        let places = self.connect().await;
+        self.start.barrier.wait().await;
+        let begun = *self.start.begun.get_or_init(Instant::now);
+        let offset = Duration::from_secs_f64(self.first as f64 / self.settings.rate as f64);
+        let pacer = Rc::new(Pacer::new(begun + offset, rate, claims)?);
         let part = Rc::new(self);
-        let tasks: Vec<_> =
-            places.into_iter().map(|link| tokio::task::spawn_local(part.clone().place(pacer.clone(), link))).collect();
+        let tasks: Vec<_> = places?
+            .into_iter()
+            .map(|link| tokio::task::spawn_local(part.clone().place(pacer.clone(), link, begun)))
+            .collect();
         pacer.run().await?;
         let mut report = Report::empty();
         for task in tasks {
@@ -144,9 +151,25 @@ impl Part {
         Ok(report)
     }
 
+    /// This thread's places, connected.
+    async fn connect(&self) -> Result<Vec<Link>, String> {
+        let mut places = Vec::new();
+        for number in (self.first as usize..self.settings.connections.max(1)).step_by(self.settings.threads) {
+            let gateway = &self.settings.gateways[number % self.settings.gateways.len()];
+            let mut link = Link::new(gateway, self.settings.protocol);
+            link.connect().await?;
+            if link.is_h2() {
+                places.extend((1..self.settings.streams.max(1)).map(|_| link.another()));
+            }
+            places.push(link);
+        }
+        Ok(places)
+    }
+
     /// One place takes claims as they fall due.
-    async fn place(self: Rc<Self>, pacer: Rc<Pacer>, mut link: Link) -> Result<Report, String> {
+    async fn place(self: Rc<Self>, pacer: Rc<Pacer>, mut link: Link, begun: Instant) -> Result<Report, String> {
         let mut report = Report::empty();
+        let time = Duration::from_secs_f64(self.plan.claims as f64 / self.settings.rate as f64);
         while let Some((turn, intended)) = pacer.next().await {
             let number = self.first + turn * self.settings.threads as u64;
             if intended.elapsed() > LATE {
@@ -157,7 +180,7 @@ impl Part {
                 pacer.stop();
             }
             let outcome = asked?;
-            report.note(number, intended, &outcome, self.begun);
+            report.note(number, intended, &outcome, begun.elapsed(), time);
             if matches!(outcome, Outcome::Unknown { .. }) {
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
@@ -221,20 +244,30 @@ impl Report {
             latency: Latency::new(),
             granted: Latency::new(),
             refused: Latency::new(),
+            last_refused: Duration::ZERO,
+            granted_in_time: 0,
+            time: Duration::ZERO,
             late: 0,
             unknown: Vec::new(),
         }
     }
 
-    fn note(&mut self, number: u64, intended: Instant, outcome: &Outcome, begun: Instant) {
+    /// `at`: since the first claim's time.
+    fn note(&mut self, number: u64, intended: Instant, outcome: &Outcome, at: Duration, time: Duration) {
         let took = intended.elapsed();
         self.claims += 1;
-        self.took = self.took.max(begun.elapsed());
+        (self.took, self.time) = (self.took.max(at), time);
         *self.outcomes.entry(outcome.word().to_owned()).or_default() += 1;
         self.latency.note(took);
         match outcome {
-            Outcome::Coupon { .. } => self.granted.note(took),
-            Outcome::Refused { .. } => self.refused.note(took),
+            Outcome::Coupon { .. } => {
+                self.granted.note(took);
+                self.granted_in_time += u64::from(at <= time);
+            }
+            Outcome::Refused { .. } => {
+                self.refused.note(took);
+                self.last_refused = at;
+            }
             Outcome::Unknown { .. } => {}
         }
         if outcome.is_unknown() {
@@ -251,6 +284,9 @@ impl Report {
         self.latency.add(&other.latency);
         self.granted.add(&other.granted);
         self.refused.add(&other.refused);
+        self.last_refused = self.last_refused.max(other.last_refused);
+        self.granted_in_time += other.granted_in_time;
+        self.time = self.time.max(other.time);
         self.late += other.late;
         self.unknown.extend(other.unknown);
     }

@@ -63,7 +63,7 @@ end
 function M.init()
   prefix = string.format('%s%d-', run, wrk.thread:get('number'))
   if env('TRUSTED_HEADER') then
-    identity = function(n) return string.format('x-user-id: %s%07d\r\n', prefix, n) end
+    identity = function(n) return string.format('x-user-id: %s%09d\r\n', prefix, n) end
     return
   end
   local file = env('TOKENS')
@@ -86,7 +86,7 @@ function M.claim(template, n, key)
   local line = key and ('idempotency-key: ' .. prefix .. key .. '\r\n') or ''
   if places then
     -- An address and a device for each user: a gateway believes the first only from a trusted proxy.
-    line = string.format('%sx-forwarded-for: 10.%d.%d.%d\r\nx-device-id: d-%s%07d\r\n', line,
+    line = string.format('%sx-forwarded-for: 10.%d.%d.%d\r\nx-device-id: d-%s%09d\r\n', line,
       (n / 65536) % 256, (n / 256) % 256, n % 256, prefix, n)
   end
   return 'POST /v1/templates/' .. template .. '/claims HTTP/1.1\r\nhost: ' .. wrk.host .. '\r\n'
