@@ -3,17 +3,18 @@
 #   make run    everything in one: installs what is missing, builds, puts a template on sale
 #   make test   installs what the tests need, and runs them all
 #   make load-check  runs each wrk and k6 script of loadtest/ for a short time; installs wrk, and k6 under target/
+#   make contract  every call of both listeners against the OpenAPI document, a minute; installs schemathesis under target/
 #   make bench  Floodgate beside its peers, the table of goals, some 20 minutes; QUICK=1: shows that it works
 #   make explain  every read statement on 10 million coupons explained, with the plans kept; some minutes
 #   make bench-wallet  a wallet page at 10 million coupons beside its bare statement
 #   make check  formatting, lints and documentation, each warning an error
 #   make pricing-exact  the best combination compared with enumeration on 100,000 carts, some minutes
 
-# Further words for the demo: make run ARGS="--reset"
+# Further words: make run ARGS="--reset", make contract ARGS="--keep"
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test load-check bench explain bench-wallet check pricing-exact
+.PHONY: run build install toolchain test load-check contract bench explain bench-wallet check pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -50,6 +51,10 @@ explain: install toolchain
 
 bench-wallet: install build
 	$(CARGO) run --release --locked -p floodgate-loadtest --bin floodgate-reads -- wallet $(READS) $(ARGS)
+
+contract: install toolchain
+	$(CARGO) build --locked
+	./scripts/contract-check target/debug/floodgate $(ARGS)
 
 check: toolchain
 	$(CARGO) fmt --all --check

@@ -160,8 +160,12 @@ impl Entrance {
                 throttle(&app, Scope::Device, app.hashing.device(device))?;
             }
             throttle(&app, Scope::User, app.hashing.user(&known.0.user))?;
+            // Malformed is malformed, whether or not this call looks at it.
+            client::channel(&head.headers)?;
             shopper = Some(known);
         }
+        let query = parse_query(head.uri.query().unwrap_or(""));
+        check_query(route, &query)?;
         let max = match route.body {
             "" => CLAIM_BODY_BYTES_MAX,
             "ClaimBatch" => BATCH_BODY_BYTES_MAX,
@@ -174,7 +178,7 @@ impl Entrance {
         let mut request = Request {
             method: head.method.clone(),
             params,
-            query: parse_query(head.uri.query().unwrap_or("")),
+            query,
             headers: head.headers.clone(),
             body: bytes,
             caller: None,
@@ -251,6 +255,15 @@ fn check_head(head: &Parts) -> Result<(), Problem> {
         return invalid("HTTP/1.0 knows no Transfer-Encoding");
     }
     Ok(())
+}
+
+/// Of two values of a parameter, one reader takes the first and another the last.
+fn check_query(route: &Route, query: &[(String, String)]) -> Result<(), Problem> {
+    let times = |name: &str| query.iter().filter(|(key, _)| key == name).count();
+    match route.query.iter().find(|(name, _)| times(name) > 1) {
+        Some((name, _)) => Err(Problem::of(ClaimOutcome::InvalidRequest, format!("send one {name}"))),
+        None => Ok(()),
+    }
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {

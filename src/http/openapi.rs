@@ -1,5 +1,7 @@
 //! The router's table as an OpenAPI 3.1 document, and a page that shows it without a network.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::handlers;
@@ -7,6 +9,9 @@ use super::problem;
 use super::route::{Access, Door, Route};
 
 const SCHEMAS: &str = include_str!("openapi/schemas.json");
+const PROBLEM: &str = "application/problem+json";
+const PUBLIC: &str = "http://127.0.0.1:8080";
+const INTERNAL: &str = "http://127.0.0.1:8081";
 
 /// The document of this build: what is not in the router is not in it.
 pub fn document() -> Value {
@@ -22,12 +27,13 @@ pub fn document() -> Value {
         "openapi": "3.1.0",
         "info": {"title": "Floodgate", "version": env!("CARGO_PKG_VERSION"), "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"}},
         "servers": [
-            {"url": "http://127.0.0.1:8080", "description": "public"},
-            {"url": "http://127.0.0.1:8081", "description": "internal"},
+            {"url": PUBLIC, "description": "public"},
+            {"url": INTERNAL, "description": "internal"},
         ],
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "headers": headers(),
             "securitySchemes": {
                 "shopper": {
                     "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
@@ -86,6 +92,8 @@ fn operation(route: &Route) -> Value {
     if let Access::Roles(roles) = route.access {
         operation["x-roles"] = ["admin"].into_iter().chain(roles.iter().map(|role| role.word())).collect();
     }
+    let url = if route.door == Door::Public { PUBLIC } else { INTERNAL };
+    operation["servers"] = json!([{"url": url}]);
     if !route.body.is_empty() {
         operation["requestBody"] = json!({
             "required": true,
@@ -107,15 +115,24 @@ fn parameters(route: &Route) -> Vec<Value> {
         .skip(1)
         .filter_map(|rest| rest.split_once('}'))
         .map(|(name, _)| {
-            let schema =
-                if name == "id" { json!({"type": "integer", "minimum": 1}) } else { json!({"type": "string"}) };
+            let schema = match name {
+                "id" => json!({"type": "integer", "minimum": 1}),
+                _ => json!({"type": "string", "minLength": 1}),
+            };
             json!({"name": name, "in": "path", "required": true, "schema": schema})
         })
         .collect();
+    if let Some(required) = names_revision(route) {
+        parameters.push(json!({
+            "name": "If-Match", "in": "header", "required": required,
+            "description": "The revision that the caller has seen, as the last ETag. What is no revision matches none.",
+            "schema": {"type": "string", "minLength": 1},
+        }));
+    }
     let mut header = |name: &str, description: &str, max: usize| {
         parameters.push(json!({
             "name": name, "in": "header", "required": false, "description": description,
-            "schema": {"type": "string", "minLength": 1, "maxLength": max},
+            "schema": {"type": "string", "minLength": 1, "maxLength": max, "pattern": "^[!-~]*$"},
         }));
     };
     if route.idempotent_by_key {
@@ -124,9 +141,6 @@ fn parameters(route: &Route) -> Vec<Value> {
             "Names the request: the same key gets the same answer.",
             crate::limits::CLAIM_KEY_MAX,
         );
-    }
-    if route.problems.contains(&"precondition_failed") {
-        header("If-Match", "The revision that the caller has seen, as the last ETag.", 64);
     }
     if matches!(route.access, Access::Shopper) {
         header("X-Device-Id", "The shopper's device.", crate::limits::DEVICE_ID_MAX);
@@ -139,63 +153,102 @@ fn parameters(route: &Route) -> Vec<Value> {
     parameters
 }
 
+/// Whether `If-Match` must be sent, where the call takes it.
+fn names_revision(route: &Route) -> Option<bool> {
+    let refuses = |code| route.problems.contains(&code);
+    refuses("precondition_failed").then(|| refuses("precondition_required"))
+}
+
 fn responses(route: &Route) -> Value {
     let mut responses = Map::new();
     for status in route.statuses {
         responses.insert(status.to_string(), success(route));
     }
-    let general: &[&str] = match route.access {
-        Access::Open => &["timeout", "internal"],
-        Access::Shopper => &[
-            "unauthenticated",
-            "invalid_request",
-            "throttled",
-            "payload_too_large",
-            "request_timeout",
-            "unavailable",
-            "timeout",
-            "internal",
-        ],
-        Access::Roles(_) => &[
-            "unauthenticated",
-            "forbidden",
-            "invalid_request",
-            "payload_too_large",
-            "unsupported_media_type",
-            "request_timeout",
-            "unavailable",
-            "timeout",
-            "internal",
-        ],
-    };
-    // A claim's key names the claim itself: it has no other request to be mistaken for.
-    let by_key: &[&str] =
-        if route.idempotent_by_key && route.answer != "ClaimAnswer" { &["idempotency_mismatch"] } else { &[] };
-    for code in route.problems.iter().chain(general).chain(by_key) {
-        let Some((_, status, _)) = problem::all().find(|(known, ..)| known == code) else { continue };
-        let response = responses.entry(status.to_string()).or_insert_with(|| {
-            json!({
-                "description": "",
-                "content": {"application/problem+json": {"schema": reference("Problem")}},
-            })
-        });
-        let described = response["description"].as_str().unwrap_or("").to_owned();
-        if !described.split(", ").any(|known| known == *code) {
-            let described = if described.is_empty() { (*code).to_owned() } else { format!("{described}, {code}") };
-            response["description"] = described.into();
+    let codes: Vec<&str> = route.problems.iter().copied().chain(general(route)).collect();
+    let mut refusals: BTreeMap<u16, Vec<(&str, bool)>> = BTreeMap::new();
+    for (code, status, retryable) in problem::all().filter(|(code, ..)| codes.contains(code)) {
+        refusals.entry(status).or_default().push((code, retryable));
+    }
+    for (status, refusals) in refusals {
+        let refused = refusal(status, &refusals);
+        match responses.get_mut(&status.to_string()) {
+            // A call may answer with a refusal's status by itself, as /readyz does.
+            Some(answer) => answer["content"][PROBLEM] = refused["content"][PROBLEM].clone(),
+            None => {
+                responses.insert(status.to_string(), refused);
+            }
         }
     }
     Value::Object(responses)
 }
 
-fn success(route: &Route) -> Value {
-    if route.answer.is_empty() {
-        return json!({"description": route.summary});
+/// The codes that the entrance answers with, before and around the handler.
+fn general(route: &Route) -> Vec<&'static str> {
+    let mut codes =
+        vec!["invalid_request", "payload_too_large", "request_timeout", "overloaded", "timeout", "internal"];
+    match route.access {
+        Access::Open => {}
+        Access::Shopper => codes.extend(["unauthenticated", "throttled", "unavailable"]),
+        Access::Roles(_) => codes.extend(["unauthenticated", "forbidden", "unavailable"]),
     }
+    if !route.body.is_empty() {
+        codes.push("unsupported_media_type");
+    }
+    // A claim's key names the claim itself: it has no other request to be mistaken for.
+    if route.idempotent_by_key && route.answer != "ClaimAnswer" {
+        codes.push("idempotency_mismatch");
+    }
+    codes
+}
+
+/// A status of refusals, with the codes that it may have.
+fn refusal(status: u16, refusals: &[(&str, bool)]) -> Value {
+    let codes: Vec<&str> = refusals.iter().map(|(code, _)| *code).collect();
+    let mut headers = json!({"X-Request-Id": header("RequestId")});
+    match status {
+        401 => headers["WWW-Authenticate"] = header("Challenge"),
+        // Every one of them knows when to come back.
+        429 | 503 => headers["Retry-After"] = header("RetryAfter"),
+        _ if refusals.iter().any(|(_, retryable)| *retryable) => {
+            headers["Retry-After"] = header("RetryAfterIfKnown");
+        }
+        _ => {}
+    }
+    let schema = json!({"allOf": [reference("Problem"), {"properties": {"code": {"enum": codes}}}]});
     json!({
-        "description": route.summary,
-        "content": {"application/json": {"schema": reference(route.answer)}},
+        "description": codes.join(", "),
+        "headers": headers,
+        "content": {PROBLEM: {"schema": schema}},
     })
+}
+
+fn success(route: &Route) -> Value {
+    let mut response = json!({"description": route.summary, "headers": {"X-Request-Id": header("RequestId")}});
+    if route.tagged {
+        response["headers"]["ETag"] = header("Revision");
+    }
+    if !route.answer.is_empty() {
+        response["content"] = json!({"application/json": {"schema": reference(route.answer)}});
+    } else if !route.media.is_empty() {
+        response["content"] = json!({route.media: {}});
+    }
+    response
+}
+
+fn headers() -> Value {
+    let one = |description: &str, required: bool, schema: Value| json!({"description": description, "required": required, "schema": schema});
+    let seconds = || json!({"type": "integer", "minimum": 1});
+    json!({
+        "RequestId": one("Names the request: the caller's X-Request-Id, or a new one.", true, json!({"type": "string"})),
+        "Revision": one("The revision in quotes, for If-Match.", true, json!({"type": "string", "pattern": "^\"[0-9]+\"$"})),
+        "Challenge": one("Bearer: an Authorization header of that scheme is wanted.", true, json!({"type": "string"})),
+        "RetryAfter": one("Seconds until a retry may help.", true, seconds()),
+        "RetryAfterIfKnown": one("Seconds until a retry may help, where that is known.", false, seconds()),
+    })
+}
+
+fn header(name: &str) -> Value {
+    json!({"$ref": format!("#/components/headers/{name}")})
 }
 
 fn reference(name: &str) -> Value {
@@ -204,6 +257,8 @@ fn reference(name: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -239,5 +294,53 @@ mod tests {
             }
         }
         assert_eq!(operation_id(&routes[0]), "post_v1_templates_id_claims");
+    }
+
+    #[test]
+    fn refusals_stand_with_their_codes_and_with_when_to_come_back() {
+        let document = document();
+        let claim = &document["paths"]["/v1/templates/{id}/claims"]["post"]["responses"];
+        let codes =
+            |status: &str| &claim[status]["content"][PROBLEM]["schema"]["allOf"][1]["properties"]["code"]["enum"];
+        assert_eq!(codes("429"), &json!(["throttled", "quota_exceeded"]));
+        assert_eq!(codes("410"), &json!(["ended", "sold_out"]));
+        let header = |status: &str| claim[status]["headers"]["Retry-After"]["$ref"].as_str().unwrap_or("");
+        assert!(header("429").ends_with("/RetryAfter") && header("409").ends_with("/RetryAfterIfKnown"));
+        assert_eq!(header("410"), "");
+        let ready = &document["paths"]["/readyz"]["get"]["responses"]["503"]["content"];
+        assert_eq!(ready.as_object().unwrap().len(), 2, "not ready, or overloaded: {ready}");
+        let patch = &document["paths"]["/v1/admin/templates/{id}"]["patch"];
+        assert!(patch["responses"]["200"]["headers"]["ETag"].is_object());
+        let tag = patch["parameters"].as_array().unwrap().iter().find(|one| one["name"] == "If-Match");
+        assert_eq!(tag.unwrap()["required"], true);
+    }
+
+    #[test]
+    fn every_field_that_may_be_absent_may_be_null() {
+        let document = document();
+        let schemas = &document["components"]["schemas"];
+        let bodies = handlers::routes().into_iter().map(|route| route.body).filter(|body| !body.is_empty());
+        let mut waiting: Vec<(String, &Value)> = bodies.map(|body| (body.to_owned(), &schemas[body])).collect();
+        let mut seen = BTreeSet::new();
+        while let Some((at, schema)) = waiting.pop() {
+            if schema.is_null() || !seen.insert(at.clone()) {
+                continue;
+            }
+            let required = schema["required"].as_array();
+            for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+                let is_required = required.is_some_and(|required| required.iter().any(|one| one == name));
+                let text = field["type"].to_string() + &field["enum"].to_string();
+                assert!(is_required || text.contains("null"), "{at}.{name} takes null as if it were absent");
+                waiting.push((format!("{at}.{name}"), field));
+            }
+            waiting.push((format!("{at}[]"), &schema["items"]));
+            for name in schema["$ref"].as_str().into_iter().filter_map(|path| path.rsplit('/').next()) {
+                waiting.push((name.to_owned(), &schemas[name]));
+            }
+            for (one, alternative) in schema["oneOf"].as_array().into_iter().flatten().enumerate() {
+                waiting.push((format!("{at}|{one}"), alternative));
+            }
+        }
+        assert!(seen.contains("Order.lines[].streamer_id"), "{seen:?}");
     }
 }

@@ -153,14 +153,16 @@ impl Problem {
                 .map(|error| json!({"field": error.field, "code": error.code, "detail": error.detail}));
             members.insert("errors".into(), list.collect());
         }
-        members.extend(self.extra.clone());
+        for (member, value) in &self.extra {
+            members.entry(member).or_insert_with(|| value.clone());
+        }
         body
     }
 }
 
-/// Every code with its status, for OpenAPI.
-pub fn all() -> impl Iterator<Item = (&'static str, u16, &'static str)> {
-    PROBLEMS.iter().map(|row| (row.0, row.1, row.2))
+/// Every code with its status and whether a retry can help, for OpenAPI.
+pub fn all() -> impl Iterator<Item = (&'static str, u16, bool)> {
+    PROBLEMS.iter().map(|row| (row.0, row.1, row.3))
 }
 
 fn row(code: &str) -> (&'static str, u16, &'static str, bool) {
@@ -209,6 +211,15 @@ mod tests {
             assert_eq!(code, outcome.code());
             assert_eq!(retryable, outcome.retryable(), "{code}");
         }
+    }
+
+    #[test]
+    fn a_particular_member_takes_no_common_ones_place() {
+        let mut problem = Problem::new("conflict", "it is a draft");
+        problem.extra.insert("status".into(), "draft".into());
+        problem.extra.insert("template_status".into(), "draft".into());
+        let body = problem.to_json("r-1");
+        assert_eq!((&body["status"], &body["template_status"]), (&json!(409), &json!("draft")));
     }
 
     #[test]

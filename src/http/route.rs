@@ -108,6 +108,10 @@ pub struct Route {
     pub body: &'static str,
     /// Name of the answer's schema; empty: no content, or not JSON.
     pub answer: &'static str,
+    /// Media type of an answer that has no schema; empty: no content.
+    pub media: &'static str,
+    /// Whether the answer carries its revision as `ETag`.
+    pub tagged: bool,
     /// Query parameters: name, and JSON schema.
     pub query: &'static [(&'static str, &'static str)],
     /// Codes of `problem` that are particular to this call.
@@ -143,6 +147,8 @@ impl Route {
             summary,
             body: "",
             answer: "",
+            media: "",
+            tagged: false,
             query: &[],
             statuses: &[200],
             problems: &[],
@@ -159,6 +165,18 @@ impl Route {
     /// Answers with this schema.
     pub fn gives(mut self, schema: &'static str) -> Self {
         self.answer = schema;
+        self
+    }
+
+    /// Answers with something else than JSON of a schema.
+    pub fn serves(mut self, media: &'static str) -> Self {
+        self.media = media;
+        self
+    }
+
+    /// Answers with the revision as `ETag`.
+    pub fn tagged(mut self) -> Self {
+        self.tagged = true;
         self
     }
 

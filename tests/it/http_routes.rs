@@ -98,6 +98,36 @@ async fn each_role_enters_where_the_table_says() {
 }
 
 #[tokio::test]
+async fn what_can_be_read_in_two_ways_is_refused() {
+    let app = TestApp::start("routes-twice").await;
+    let id = app.publish(coupons(1)).await;
+    let (bearer, admin) = (format!("Bearer {}", app.token("u-1")), app.admin_key());
+    for path in ["/v1/me/coupons?limit=1&limit=2", "/v1/claim-center?cursor=&channel=app&cursor="] {
+        let answer = app.gateway(0).shop.send("GET", path, &[("authorization", bearer.as_str())], "").await.unwrap();
+        assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{path}: {answer:?}");
+        assert!(answer.json["detail"].as_str().unwrap().starts_with("send one "), "{answer:?}");
+    }
+    let twice = app.call(admin, "GET", "/v1/admin/templates?status=draft&status=paused", &[], Value::Null).await;
+    assert_eq!((twice.status, &twice.json["detail"]), (400, &Value::from("send one status")));
+    // What the document knows nothing of is nobody's business: a tracker's, twice.
+    let extra = app.call(admin, "GET", "/v1/admin/templates?utm=1&utm=2", &[], Value::Null).await;
+    assert_eq!(extra.status, 200, "{extra:?}");
+    // Malformed, though the wallet does not look at it.
+    let headers = [("authorization", bearer.as_str()), ("x-channel", "")];
+    let channel = app.gateway(0).shop.send("GET", "/v1/me/coupons", &headers, "").await.unwrap();
+    assert_eq!((channel.status, channel.code()), (400, "invalid_request"), "{channel:?}");
+    // A claim of nobody is refused, not left out: results answer claims in order.
+    let nobody = serde_json::json!({"claims": [{"user_id": null}, {"user_id": "u-2"}]});
+    let batch = app.call(admin, "POST", &format!("/v1/templates/{id}/claims:batch"), &[], nobody).await;
+    assert_eq!((batch.status, &batch.json["errors"][0]["field"]), (400, &Value::from("claims[0].user_id")));
+    // The status of a problem is HTTP's; the template's has a name of its own.
+    let sold = app.call(admin, "DELETE", &format!("/v1/admin/templates/{id}"), &[], Value::Null).await;
+    assert_eq!((sold.status, &sold.json["status"]), (409, &Value::from(409)));
+    assert_eq!(sold.json["template_status"], "published");
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn ready_is_said_while_claims_can_be_decided() {
     let mut app = TestApp::plan("routes-ready").own_postgres().start().await;
     let is = async |app: &TestApp, status: u16| {

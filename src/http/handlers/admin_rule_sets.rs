@@ -33,14 +33,12 @@ pub fn routes() -> Vec<Route> {
             .with(&[201])
             .refuses(&["name_taken"]),
         read(COLLECTION, handler!(list), "List rule sets by id").asks(PAGE_QUERY).gives("RuleSetList"),
-        read(ITEM, handler!(get), "Read a rule set").gives("RuleSetRecord").refuses(&["not_found"]),
-        write(Method::PATCH, ITEM, handler!(patch), change).takes("RuleSetPatch").gives("RuleSetRecord").refuses(&[
-            "not_found",
-            "precondition_required",
-            "precondition_failed",
-            "conflict",
-            "name_taken",
-        ]),
+        read(ITEM, handler!(get), "Read a rule set").gives("RuleSetRecord").tagged().refuses(&["not_found"]),
+        write(Method::PATCH, ITEM, handler!(patch), change)
+            .takes("RuleSetPatch")
+            .gives("RuleSetRecord")
+            .tagged()
+            .refuses(&["not_found", "precondition_required", "precondition_failed", "conflict", "name_taken"]),
         write(Method::DELETE, ITEM, handler!(delete), "Delete a rule set that no template names")
             .with(&[204])
             .refuses(&["not_found", "precondition_failed", "conflict"]),

@@ -50,7 +50,7 @@ pub fn routes() -> Vec<Route> {
         Route::new(method, Door::Internal, path, access, handler, summary).by_key()
     };
     let step = |path, access, handler: Handler, summary, problems| {
-        write(Method::POST, path, access, handler, summary).gives("TemplateRecord").refuses(problems)
+        write(Method::POST, path, access, handler, summary).gives("TemplateRecord").tagged().refuses(problems)
     };
     let publish_says = "Publish: answered when Redis has it and it was read back";
     let patch_says =
@@ -64,10 +64,11 @@ pub fn routes() -> Vec<Route> {
         read(COLLECTION, handler!(list), "List templates by id, perhaps of one status")
             .asks(LIST_QUERY)
             .gives("TemplateList"),
-        read(ITEM, handler!(get), "Read a template").gives("TemplateRecord").refuses(&["template_not_found"]),
+        read(ITEM, handler!(get), "Read a template").gives("TemplateRecord").tagged().refuses(&["template_not_found"]),
         write(Method::PATCH, ITEM, OPERATORS, handler!(patch), patch_says)
             .takes("TemplatePatch")
             .gives("TemplateRecord")
+            .tagged()
             .refuses(PATCH),
         write(Method::DELETE, ITEM, OPERATORS, handler!(delete), "Delete a draft").with(&[204]).refuses(STEP),
         step("/v1/admin/templates/{id}/submit", OPERATORS, handler!(submit), "Submit a draft for approval", STEP),

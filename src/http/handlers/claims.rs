@@ -295,7 +295,7 @@ fn parse_claim(value: &Value, at: &str, errors: &mut Vec<FieldError>) -> Option<
     let ip = text("ip", 45);
     let device = text("device_id", DEVICE_ID_MAX);
     let channel = text("channel", CHANNEL_MAX);
-    if !members.contains_key("user_id") {
+    if members.get("user_id").is_none_or(Value::is_null) {
         errors.push(field_error(format!("{at}.user_id"), "required", "whose claim it is"));
     }
     let ip = match ip.map(|ip| ip.parse::<IpAddr>()) {
@@ -381,6 +381,8 @@ mod tests {
             assert!(fields.contains(&field), "{field} not in {fields:?}");
         }
         assert!(parse_batch(&json!({"claims": []})).is_err());
+        let nobody = parse_batch(&json!({"claims": [{"user_id": null}]})).err().unwrap();
+        assert_eq!(nobody.errors[0].field, "claims[0].user_id");
         assert!(parse_batch(&json!({"claims": [{"user_id": "u-1"}]})).is_ok());
     }
 }

@@ -19,9 +19,9 @@ pub fn routes() -> Vec<Route> {
     vec![
         get("/livez", handler!(livez), "Whether the process runs; asks no store").gives("Health"),
         get("/readyz", handler!(readyz), "Whether claims can be decided").gives("Health").with(&[200, 503]),
-        get("/metrics", handler!(metrics), "Prometheus metrics"),
-        get("/openapi.json", handler!(document), "This document"),
-        get("/docs", handler!(docs), "The document as a page"),
+        get("/metrics", handler!(metrics), "Prometheus metrics").serves("text/plain"),
+        get("/openapi.json", handler!(document), "This document").serves("application/json"),
+        get("/docs", handler!(docs), "The document as a page").serves("text/html"),
     ]
 }
 

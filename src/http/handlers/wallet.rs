@@ -25,7 +25,7 @@ pub(super) const WALLET_QUERY: &[(&str, &str)] = &[
     ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
 ];
 const CENTER_QUERY: &[(&str, &str)] = &[
-    ("channel", r#"{"type":"string","minLength":1,"maxLength":32}"#),
+    ("channel", r#"{"type":"string","maxLength":32}"#),
     ("cursor", r#"{"type":"string"}"#),
     ("limit", r#"{"type":"integer","minimum":1,"maximum":100,"default":20}"#),
 ];

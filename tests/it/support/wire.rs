@@ -59,8 +59,13 @@ impl Answer {
     async fn read(response: hyper::Response<hyper::body::Incoming>) -> io::Result<Answer> {
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, bytes, json })
+        let json: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let answer = Answer { status: head.status.as_u16(), headers: head.headers, bytes, json };
+        if answer.header("content-type") == Some("application/problem+json") {
+            // RFC 9457: the status again, for whoever sees the body alone.
+            assert_eq!(answer.json["status"], answer.status, "{answer:?}");
+        }
+        Ok(answer)
     }
 }
 
