@@ -5,6 +5,18 @@
 //!
 //! # Layout
 //! - this file: what a record says, and [`record`]
+//! - [`seal`]: how a record is bound to all before it
+//! - [`sealer`], [`anchor`]: the chain, and where it ended, kept outside of the database
+//! - [`keeper`]: the loop that does both
+//! - [`verify`]: whether anything was touched since
+//! - [`list`](mod@list): records for auditors
+
+pub mod anchor;
+pub mod keeper;
+pub mod list;
+pub mod seal;
+pub mod sealer;
+pub mod verify;
 
 use std::fmt;
 use std::net::IpAddr;

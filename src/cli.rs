@@ -5,9 +5,10 @@
 //!
 //! # Layout
 //! - [`serve`], [`demo`]: run the service
-//! - [`migrate`], [`token`], [`config`], [`doctor`], [`recover`], [`ledger`]: run once and end
+//! - [`migrate`], [`token`], [`config`], [`doctor`], [`recover`], [`ledger`], [`audit`]: run once and end
 //! - [`logging`], [`signals`], [`descriptors`], [`out`]: what the commands share
 
+pub mod audit;
 pub mod config;
 pub mod demo;
 pub mod descriptors;
@@ -57,6 +58,8 @@ enum Command {
     Recover(recover::Recover),
     /// Count the ledger of coupons and money anew
     Ledger(ledger::Ledger),
+    /// The audit log: verify it
+    Audit(audit::Audit),
 }
 
 /// Where the settings come from, besides the environment.
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Recover(command) => command.run(),
         Command::Ledger(command) => command.run(),
+        Command::Audit(command) => command.run(),
     };
     let (code, text) = match done {
         Ok(()) => return ExitCode::SUCCESS,

@@ -41,6 +41,7 @@ pub struct Config {
     pub flusher: Flusher,
     pub worker: Worker,
     pub redemption: Redemption,
+    pub audit: Audit,
     /// Whole: the section `stacking` is laid into it.
     pub pricing: pricing::Settings,
     pub stacking: pricing::settings::Stacking,
@@ -193,6 +194,13 @@ pub struct Redemption {
     pub lock_seconds_max: u32,
     pub checkouts_limit: u32,
     pub checkouts_window_s: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub anchor_file: PathBuf,
+    pub anchor_interval_s: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -349,6 +357,7 @@ impl Config {
             (1024..=limits::THROTTLE_KEYS_MAX).contains(&self.throttle.keys_max),
             &format!("throttle.keys_max must be 1024 to {}", limits::THROTTLE_KEYS_MAX),
         );
+        demand((1..=86_400).contains(&self.audit.anchor_interval_s), "audit.anchor_interval_s must be 1 to 86400");
         self.pricing.check(demand);
     }
 

@@ -231,3 +231,20 @@ pub const GIFT_OFFERS_MAX: i64 = 100;
 
 /// Offers that one step of the worker returns to their givers.
 pub const GIFT_RETURNS_MAX: i64 = 200;
+
+/// Records that one transaction of the sealer binds into the audit chain, of late ones as many again: about a
+/// kilobyte each, 4 milliseconds in all.
+pub const AUDIT_SEAL_RECORDS_MAX: i64 = 500;
+
+/// Unsealed records that the gauge counts up to.
+pub const AUDIT_UNSEALED_COUNTED_MAX: i64 = 100_000;
+
+/// Records that a verification of the audit log has in memory (a template's record may have 100 KiB), ids of records,
+/// and findings that it tells one by one.
+pub const AUDIT_VERIFY_ROWS_MAX: i64 = 200;
+pub const AUDIT_VERIFY_IDS_MAX: i64 = 5_000;
+pub const AUDIT_FINDINGS_MAX: usize = 1_000;
+
+/// Records that one page of the audit log looks at, and characters of a filter.
+pub const AUDIT_LOOKED_AT_MAX: i64 = 5_000;
+pub const AUDIT_WORD_MAX: usize = 200;

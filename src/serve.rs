@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::admission::probe;
 use crate::app::App;
+use crate::audit::keeper::Keeper;
 use crate::catalog::{api_keys, poller, workers};
 use crate::claim::{cell, lane, lookup};
 use crate::config::ms;
@@ -56,6 +57,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
         listener::probe(config.public.listen)?;
     }
     listener::probe(config.internal.listen)?;
+    let keeper = if roles.worker { Some(Keeper::open(config)?) } else { None };
     let (patience, told) = (ms(config.postgres.start_wait_ms), |fault: PgFault| fault.to_string());
     app.pg.patiently(patience, || api_keys::ensure_admin_key(&app.pg, config)).await.map_err(told)?;
     app.pg.patiently(patience, || poller::load_once(&app)).await.map_err(told)?;
@@ -63,6 +65,8 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     let router = Arc::new(Router::new());
     let (stop_listening, listening) = watch::channel(Stage::Serving);
     let (stop_flushing, flushing) = watch::channel(false);
+    let (stop_keeping, keeping) = watch::channel(false);
+    let keeper = keeper.map(|keeper| tokio::spawn(keeper.run(app.pg.clone(), keeping)));
     let mut background: Vec<JoinHandle<()>> =
         vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(poller::run(app.clone()))];
     background.push(tokio::spawn(cell::watch(app.claims.cell.clone(), app.engine())));
@@ -112,6 +116,12 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
 
     stop.await;
     drain(&app, stop_listening, stop_flushing, internal, gateways, flusher).await;
+    stop_keeping.send_replace(true);
+    if let Some(keeper) = keeper
+        && tokio::time::timeout(KEEPER_STOP, keeper).await.is_err()
+    {
+        tracing::warn!("audit records are left unsealed; the next worker seals them");
+    }
     for task in background {
         task.abort();
     }
@@ -205,6 +215,7 @@ async fn drain(
 }
 
 const FLUSHER_STOP: Duration = Duration::from_secs(30);
+const KEEPER_STOP: Duration = Duration::from_secs(5);
 
 fn bind(address: std::net::SocketAddr) -> Result<std::net::TcpListener, String> {
     listener::bind(address).map_err(|error| format!("cannot listen on {address}: {error}"))

@@ -163,6 +163,16 @@ metrics_table! {
     gifts_returned: Counter "floodgate_gifts_returned_total",
     /// Seconds since the oldest offer of a coupon was over that has not gone back to its giver.
     gifts_overdue_seconds: Gauge "floodgate_gifts_overdue_seconds",
+    /// Audit records that are not sealed into the chain yet, up to 100000.
+    audit_unsealed_records: Gauge "floodgate_audit_unsealed_records",
+    /// Age in seconds of the oldest audit record that is not sealed: a second or so while a worker runs.
+    audit_unsealed_age_seconds: Gauge "floodgate_audit_unsealed_age_seconds",
+    /// Where the audit chain ends: never falls.
+    audit_sealed_position: Gauge "floodgate_audit_sealed_position",
+    /// Where the audit chain ended when this process wrote its last anchor.
+    audit_anchored_position: Gauge "floodgate_audit_anchored_position",
+    /// Times that the audit chain's end was not what this process had seen before: an alarm.
+    audit_head_lost: Counter "floodgate_audit_head_lost_total",
     /// Connections to PostgreSQL in use.
     postgres_pool_busy: Gauge "floodgate_postgres_pool_busy",
     /// Reads that a replica could have served, by what became of them: it served them.

@@ -3,6 +3,7 @@
 //! A handler reads the request, calls the module that does the work, and returns what it gave. An
 //! endpoint that is not built is absent from this list, and so from router and OpenAPI.
 
+pub mod admin_audit;
 pub mod admin_blacklist;
 pub mod admin_keys;
 pub mod admin_revocations;
@@ -35,6 +36,7 @@ pub fn routes() -> Vec<Route> {
         admin_keys::routes(),
         admin_blacklist::routes(),
         admin_revocations::routes(),
+        admin_audit::routes(),
         operations::routes(),
     ]
     .into_iter()

@@ -1,5 +1,7 @@
 //! The audit log against real servers: who changed what is recorded by the change itself.
 
+mod tampering;
+
 use serde_json::{Value, json};
 
 use super::support::app::{TestApp, coupons, until};
@@ -131,6 +133,77 @@ async fn every_administrative_write_leaves_one_record() {
     for secret in [key["key"].as_str().unwrap(), "key_seed", "key_sha256", app.admin_key()] {
         assert!(!whole.contains(secret), "{secret} is in the log");
     }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn auditors_find_records_by_what_whom_how_and_when() {
+    let app = TestApp::plan("audit-list").set("PRIVACY_ENCRYPT", "true").start().await;
+    let (first, second) = (app.publish(coupons(1)).await, app.publish(coupons(1)).await);
+    app.pause(first).await;
+    let auditor = app.api_key("auditor").await;
+    let ask = async |query: &str| {
+        let answer = app.call(&auditor, "GET", &format!("/v1/admin/audit?{query}"), &[], Value::Null).await;
+        assert_eq!(answer.status, 200, "{query}: {answer:?}");
+        answer.json
+    };
+    let words = |page: &Value, word: &str| -> Vec<String> {
+        page["items"].as_array().unwrap().iter().map(|item| item[word].as_str().unwrap().to_owned()).collect()
+    };
+    let life = ["template.publish", "template.approve", "template.submit", "template.create"];
+    let page = ask(&format!("subject=template:{first}")).await;
+    assert_eq!(words(&page, "action"), [["template.pause"].as_slice(), &life].concat());
+    assert_eq!(page["next_cursor"], Value::Null);
+    let item = &page["items"][0];
+    assert_eq!((&item["actor"], &item["ip"]), (&json!("key:2"), &json!("127.0.0.1")));
+    assert_eq!((&item["before"]["status"], &item["after"]["status"]), (&json!("published"), &json!("paused")));
+    let page = ask(&format!("subject=template:{second}&actor=key:3")).await;
+    assert_eq!(words(&page, "action"), ["template.approve"]);
+    let page = ask("actor=key:3").await;
+    assert_eq!(words(&page, "subject"), [format!("template:{second}"), format!("template:{first}")]);
+    assert_eq!(words(&ask("actor=key:3&action=template.stop").await, "action"), Vec::<String>::new());
+    assert_eq!(words(&ask("action=template.pause").await, "subject"), [format!("template:{first}")]);
+
+    // All of it, by pages of any size, in one order and each once.
+    let all = words(&ask("limit=100").await, "action");
+    assert_eq!(all.len(), 14);
+    for query in ["limit=1", "limit=5", "actor=key:1&limit=1", "action=template.publish&limit=1", "limit=14"] {
+        let whole = words(&ask(&format!("{}&limit=100", query.split_once("limit").unwrap().0)).await, "action");
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = ask(&format!("{query}{cursor}")).await;
+            found.extend(words(&page, "action"));
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(found, whole, "{query}");
+    }
+
+    // Time cuts where it says, to the microsecond that the rows have.
+    let sql = app.sql().await;
+    let row = sql.query_one("SELECT at FROM audit_log WHERE action = 'template.pause'", &[]).await.unwrap();
+    let paused: chrono::DateTime<chrono::Utc> = row.get(0);
+    let at = paused.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    assert_eq!(words(&ask(&format!("until={at}&limit=1")).await, "action"), ["template.publish"]);
+    assert_eq!(words(&ask(&format!("from={at}")).await, "action"), ["api_key.create", "template.pause"]);
+    until("the newest has its position", async || ask("limit=1").await["items"][0]["position"] == 14).await;
+
+    // Shoppers are references in the rows and ids to those who may read them.
+    let user = app.config();
+    let user = floodgate::domain::user::UserCodec::encrypted(&user.code_key())
+        .seal(&floodgate::domain::user::UserId::parse("u-7").unwrap());
+    let insert = "INSERT INTO audit_log (actor, action, subject) VALUES ('user:' || $1::text, 'gift.offer', 'gift:g')";
+    sql.execute(insert, &[&user.as_str()]).await.unwrap();
+    assert_eq!(words(&ask("actor=user:u-7").await, "actor"), ["user:u-7"]);
+
+    for wrong in ["from=yesterday", "until=2026-11-11", "cursor=x", "cursor=1.", "limit=0", "actor=user:%20"] {
+        let answer = app.call(&auditor, "GET", &format!("/v1/admin/audit?{wrong}"), &[], Value::Null).await;
+        assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{wrong}: {answer:?}");
+    }
+    let merchants = json!({"name": "m", "role": "auditor", "owner_type": "merchant", "owner_id": "m-1"});
+    let made = app.call(app.admin_key(), "POST", "/v1/admin/api-keys", &[], merchants).await.json;
+    let answer = app.call(made["key"].as_str().unwrap(), "GET", "/v1/admin/audit", &[], Value::Null).await;
+    assert_eq!(answer.code(), "forbidden");
     app.stop().await;
 }
 

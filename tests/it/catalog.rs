@@ -355,7 +355,8 @@ fn the_table_of_roles_by_route() {
         DELETE /v1/admin/blacklist/{id}           operator
         POST   /v1/admin/revocations              operator
         GET    /v1/admin/revocations              operator support auditor
-        GET    /v1/admin/revocations/{id}         operator support auditor";
+        GET    /v1/admin/revocations/{id}         operator support auditor
+        GET    /v1/admin/audit                    auditor";
     let expected: Vec<String> =
         expected.trim().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     let found: Vec<String> = handlers::routes()
