@@ -51,6 +51,8 @@ pub enum Actor {
     Cli,
     /// The settings of a process that starts.
     Settings,
+    /// The approval flow of another system.
+    Approval,
 }
 
 /// One change of one thing.
@@ -179,6 +181,7 @@ impl fmt::Display for Actor {
             Actor::Worker(name) => write!(f, "worker:{name}"),
             Actor::Cli => f.write_str("cli"),
             Actor::Settings => f.write_str("settings"),
+            Actor::Approval => f.write_str("approval"),
         }
     }
 }

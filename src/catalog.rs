@@ -10,11 +10,13 @@
 //! - [`publish`](mod@publish): Redis brought to a template's revision, and read back
 //! - [`workers`]: what happens to templates by itself
 //! - [`snapshot`], [`poller`]: what gateways hold in memory, and how it stays close to PostgreSQL
+//! - [`approvals`]: approval by another system
 //! - [`checks`]: what kind and rules demand of a template
 //! - [`rule_sets`]: usage rules that templates share by name
 //! - [`api_keys`], [`blacklist`]: who may administer, and who may not claim
 
 pub mod api_keys;
+pub mod approvals;
 pub mod blacklist;
 pub mod checks;
 pub mod lifecycle;

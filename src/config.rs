@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::domain::code::CodeKey;
+use crate::webhook::{Signer, Target};
 use crate::{limits, pricing};
 
 /// A value that is never printed.
@@ -42,6 +43,7 @@ pub struct Config {
     pub worker: Worker,
     pub redemption: Redemption,
     pub audit: Audit,
+    pub approval: Approval,
     /// Whole: the section `stacking` is laid into it.
     pub pricing: pricing::Settings,
     pub stacking: pricing::settings::Stacking,
@@ -196,6 +198,26 @@ pub struct Redemption {
     pub checkouts_window_s: u32,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalMode {
+    FourEyes,
+    External,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    pub mode: ApprovalMode,
+    pub url: String,
+    pub secret: Secret,
+    pub secret_file: PathBuf,
+    pub timeout_ms: u64,
+    pub retry_min_ms: u64,
+    pub retry_max_ms: u64,
+    pub tolerance_s: u64,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Audit {
@@ -237,6 +259,7 @@ impl Config {
             (&self.auth.jwt_secret_file, &mut self.auth.jwt_secret),
             (&self.auth.admin_key_file, &mut self.auth.admin_key),
             (&self.code.key_file, &mut self.code.key),
+            (&self.approval.secret_file, &mut self.approval.secret),
         ] {
             if path.as_os_str().is_empty() {
                 continue;
@@ -357,6 +380,24 @@ impl Config {
             (1024..=limits::THROTTLE_KEYS_MAX).contains(&self.throttle.keys_max),
             &format!("throttle.keys_max must be 1024 to {}", limits::THROTTLE_KEYS_MAX),
         );
+        let approval = &self.approval;
+        if approval.mode == ApprovalMode::External {
+            demand(
+                Target::parse(&approval.url).is_some(),
+                "approval.mode is external: set approval.url to an http:// address (no TLS: use a proxy)",
+            );
+            demand(
+                Signer::new(approval.secret.expose()).is_some(),
+                "approval.mode is external: set FLOODGATE_APPROVAL_SECRET to at least 24 bytes, or whsec_ and base 64",
+            );
+        }
+        demand((100..=60_000).contains(&approval.timeout_ms), "approval.timeout_ms must be 100 to 60000");
+        demand(
+            0 < approval.retry_min_ms && approval.retry_min_ms <= approval.retry_max_ms,
+            "approval.retry_min_ms must be at least 1 and at most approval.retry_max_ms",
+        );
+        demand(approval.retry_max_ms <= 86_400_000, "approval.retry_max_ms must be at most 86400000");
+        demand((1..=3_600).contains(&approval.tolerance_s), "approval.tolerance_s must be 1 to 3600");
         demand((1..=86_400).contains(&self.audit.anchor_interval_s), "audit.anchor_interval_s must be 1 to 86400");
         self.pricing.check(demand);
     }
@@ -486,6 +527,20 @@ mod tests {
         ])
         .unwrap_err();
         assert_eq!(wrong.0.len(), 4, "{wrong}");
+    }
+
+    #[test]
+    fn an_approval_flow_needs_its_address_and_its_secret() {
+        assert_eq!(build(&[]).unwrap().approval.mode, ApprovalMode::FourEyes);
+        let external = ("FLOODGATE_APPROVAL_MODE", "external");
+        assert_eq!(build(&[external]).unwrap_err().0.len(), 2);
+        let tls = [external, ("FLOODGATE_APPROVAL_URL", "https://flow/"), ("FLOODGATE_APPROVAL_SECRET", "short")];
+        assert_eq!(build(&tls).unwrap_err().0.len(), 2);
+        let secret = ("FLOODGATE_APPROVAL_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let layers =
+            Layers::read(None, env(&[external, ("FLOODGATE_APPROVAL_URL", "http://flow/hook"), secret])).unwrap();
+        assert!(!layers.print().contains("MfKQ9r8G"));
+        assert_eq!(layers.build().unwrap().approval.mode, ApprovalMode::External);
     }
 
     #[test]

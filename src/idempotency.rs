@@ -122,6 +122,11 @@ impl<'a> Write<'a> {
         &self.tx
     }
 
+    /// Who writes, and from where.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Records the change, stores the answer, and makes both real.
     pub async fn commit(self, change: &Change, reply: Reply) -> Result<Reply, Problem> {
         audit::record(&self.tx, &self.origin, change).await?;
@@ -172,7 +177,9 @@ fn columns(owner: &Actor) -> Result<(Option<i32>, Option<String>), PgFault> {
     match owner {
         Actor::Key(id) => Ok((Some(*id), None)),
         Actor::User(user) => Ok((None, Some(user.as_str().to_owned()))),
-        Actor::Worker(_) | Actor::Cli | Actor::Settings => Err(PgFault::fault("no request comes from there")),
+        Actor::Worker(_) | Actor::Cli | Actor::Settings | Actor::Approval => {
+            Err(PgFault::fault("no request with an Idempotency-Key comes from there"))
+        }
     }
 }
 

@@ -21,6 +21,7 @@
 //! - [`gifts`]: coupons given from one user to another
 //! - [`catalog`]: templates, stock, keys, blacklist
 //! - [`idempotency`]: every write but a claim, done once
+//! - [`webhook`]: signed messages to other systems and from them
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
 //! - [`demo`]: private servers, and the embedded default
@@ -53,6 +54,7 @@ pub mod serve;
 pub mod telemetry;
 pub mod upkeep;
 pub mod wallet;
+pub mod webhook;
 
 /// The version and the commit that this binary was built from.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FLOODGATE_COMMIT"), ")");

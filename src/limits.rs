@@ -248,3 +248,6 @@ pub const AUDIT_FINDINGS_MAX: usize = 1_000;
 /// Records that one page of the audit log looks at, and characters of a filter.
 pub const AUDIT_LOOKED_AT_MAX: i64 = 5_000;
 pub const AUDIT_WORD_MAX: usize = 200;
+
+/// Approval requests that one round sends, at once.
+pub const APPROVALS_AT_ONCE_MAX: i64 = 10;

@@ -17,9 +17,9 @@ use tokio::task::JoinHandle;
 use crate::admission::probe;
 use crate::app::App;
 use crate::audit::keeper::Keeper;
-use crate::catalog::{api_keys, poller, workers};
+use crate::catalog::{api_keys, approvals, poller, workers};
 use crate::claim::{cell, lane, lookup};
-use crate::config::ms;
+use crate::config::{ApprovalMode, ms};
 use crate::gifts::returns;
 use crate::grant::flusher::Flusher;
 use crate::http::connection::Stage;
@@ -80,6 +80,9 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     }
     if roles.worker {
         background.push(tokio::spawn(workers::run(app.clone())));
+        if config.approval.mode == ApprovalMode::External {
+            background.push(tokio::spawn(approvals::run(app.clone())));
+        }
         background.push(tokio::spawn(upkeep::workers::run(app.clone())));
         background.push(tokio::spawn(redemption::worker::run(app.clone())));
         background.push(tokio::spawn(returns::run(app.clone())));

@@ -163,6 +163,10 @@ metrics_table! {
     gifts_returned: Counter "floodgate_gifts_returned_total",
     /// Seconds since the oldest offer of a coupon was over that has not gone back to its giver.
     gifts_overdue_seconds: Gauge "floodgate_gifts_overdue_seconds",
+    /// Approval requests that have not arrived at the approval flow.
+    approvals_waiting: Gauge "floodgate_approvals_waiting",
+    /// Attempts to send an approval request that failed.
+    approval_failures: Counter "floodgate_approval_failures_total",
     /// Audit records that are not sealed into the chain yet, up to 100000.
     audit_unsealed_records: Gauge "floodgate_audit_unsealed_records",
     /// Age in seconds of the oldest audit record that is not sealed: a second or so while a worker runs.

@@ -105,20 +105,54 @@ pub async fn act(
         return Err(Problem::new("four_eyes", detail));
     }
     if matches!(action, Action::Submit | Action::Approve | Action::Publish) {
-        let definition = settle_rules(client, caller, &record, action).await?;
+        let definition = settle_rules(client, Some(caller), &record, action).await?;
         checks::demand(&definition, settings).map_err(Problem::invalid)?;
     }
     if action == Action::Publish {
         let serials = record.definition.stock.total.unwrap_or(SERIAL_MAX) as i64;
         client.execute(RANGE, &[&id.as_i32(), &serials, &CELL]).await.map_err(PgFault::from)?;
     }
+    go(client, &record, action, next, Some(caller.key_id), reason).await
+}
+
+/// Carries out what another system decided about a submitted template, locked as `record`: no key of
+/// ours approves, so none is named.
+pub async fn decide(
+    client: &impl GenericClient,
+    record: Record,
+    submitted: i64,
+    settings: &Settings,
+    approved: bool,
+    reason: Option<&str>,
+) -> Result<(Record, Change), Problem> {
+    if record.status != Status::PendingApproval || record.revision != submitted {
+        let detail = "the template is not what was submitted any more";
+        return Err(conflict(&record, detail).with("revision", record.revision));
+    }
+    if !approved {
+        return go(client, &record, Action::Reject, Status::Draft, None, reason).await;
+    }
+    let definition = settle_rules(client, None, &record, Action::Approve).await?;
+    checks::demand(&definition, settings).map_err(Problem::invalid)?;
+    go(client, &record, Action::Approve, Status::Approved, None, None).await
+}
+
+async fn go(
+    client: &impl GenericClient,
+    record: &Record,
+    action: Action,
+    next: Status,
+    who: Option<i32>,
+    reason: Option<&str>,
+) -> Result<(Record, Change), Problem> {
+    let id = record.id;
     let changed = client
-        .execute(MOVE, &[&id.as_i32(), &record.revision, &record.status.word(), &next.word(), &caller.key_id, &reason])
+        .execute(MOVE, &[&id.as_i32(), &record.revision, &record.status.word(), &next.word(), &who, &reason])
         .await
         .map_err(PgFault::from)?;
     demand_one(changed)?;
     store::raise(client).await?;
-    let now = store::read(client, Scope::of(caller), id).await?;
+    let now = store::read(client, Scope::everyone(), id).await?;
     let change = Change::new(action.audited(), Subject::Template(id), record.to_json(), now.to_json());
     Ok((now, change))
 }
@@ -128,13 +162,13 @@ pub async fn act(
 /// Returns the definition as it goes on.
 async fn settle_rules(
     client: &impl GenericClient,
-    caller: &Caller,
+    caller: Option<&Caller>,
     record: &Record,
     action: Action,
 ) -> Result<Definition, Problem> {
     let definition = record.definition.clone();
     let Some(set) = rule_sets::named_by(client, &definition).await? else { return Ok(definition) };
-    if action == Action::Approve && set.editors.contains(&caller.key_id) {
+    if action == Action::Approve && caller.is_some_and(|caller| set.editors.contains(&caller.key_id)) {
         let detail = "a key that wrote the template's rule set cannot approve it, whatever its role";
         return Err(Problem::new("four_eyes", detail));
     }

@@ -66,6 +66,11 @@ impl<'a> Scope<'a> {
         Scope { owner: (!is_platform).then_some((&*caller.owner_type, &*caller.owner_id)) }
     }
 
+    /// For what no key asks for.
+    pub fn everyone() -> Self {
+        Scope { owner: None }
+    }
+
     /// Both parameters of a statement that is bound to an owner.
     pub fn params(&self) -> (Option<&'a str>, Option<&'a str>) {
         self.owner.unzip()

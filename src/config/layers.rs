@@ -76,6 +76,7 @@ const SECRETS: &[(&str, &str)] = &[
     ("auth", "jwt_secret"),
     ("auth", "admin_key"),
     ("code", "key"),
+    ("approval", "secret"),
 ];
 
 /// Names that the environment may use beside FLOODGATE_SECTION_KEY.

@@ -9,6 +9,7 @@ pub mod admin_keys;
 pub mod admin_revocations;
 pub mod admin_rule_sets;
 pub mod admin_templates;
+pub mod approvals;
 pub mod claims;
 pub mod gifts;
 pub mod operations;
@@ -37,6 +38,7 @@ pub fn routes() -> Vec<Route> {
         admin_blacklist::routes(),
         admin_revocations::routes(),
         admin_audit::routes(),
+        approvals::routes(),
         operations::routes(),
     ]
     .into_iter()

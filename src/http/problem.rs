@@ -73,6 +73,7 @@ const PROBLEMS: &[(&str, u16, &str, bool)] = &[
     ("own_gift", 409, "The gift is the giver's own", false),
     ("conflict", 409, "The state does not allow it", false),
     ("four_eyes", 409, "The approver must not be the author", false),
+    ("approved_elsewhere", 409, "Another system approves", false),
     ("name_taken", 409, "The owner has another of this name", false),
     ("idempotency_mismatch", 422, "The idempotency key was used for another request", false),
     ("precondition_required", 428, "The revision that is changed must be named", false),

@@ -1,5 +1,6 @@
 //! Tests against real servers: one binary, a file per area.
 
+mod approvals;
 mod architecture;
 mod audit;
 mod catalog;

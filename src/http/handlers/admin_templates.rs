@@ -9,7 +9,7 @@ use super::{if_match, no_body, number_cursor, page, query_word, revision_to_chan
 use crate::app::App;
 use crate::catalog::lifecycle::{self, Action};
 use crate::catalog::store::{self, Record, Scope};
-use crate::catalog::{poller, publish};
+use crate::catalog::{approvals, poller, publish};
 use crate::domain::fields::{Complaints, Object, is_plain};
 use crate::domain::ids::{SERIAL_MAX, TemplateId};
 use crate::domain::template::Status;
@@ -39,7 +39,7 @@ const LIST_QUERY: &[(&str, &str)] = &[
 /// What every step of a template's life may meet; those that reach Redis may find it away.
 const STEP: &[&str] = &["template_not_found", "precondition_failed", "conflict"];
 const STEP_IN_REDIS: &[&str] = &["template_not_found", "precondition_failed", "conflict", "unavailable"];
-const APPROVAL: &[&str] = &["template_not_found", "precondition_failed", "conflict", "four_eyes"];
+const APPROVAL: &[&str] = &["template_not_found", "precondition_failed", "conflict", "four_eyes", "approved_elsewhere"];
 const PATCH: &[&str] =
     &["template_not_found", "precondition_required", "precondition_failed", "conflict", "name_taken"];
 
@@ -184,6 +184,7 @@ async fn act(app: Arc<App>, request: Request, action: Action) -> Result<Reply, P
             None
         }
     };
+    approvals::demand_keys(&app.config.approval, action)?;
     let name = format!("POST /v1/admin/templates/{{id}}/{}", action.word());
     let mut client = app.pg.get().await?;
     let reply = match idempotency::begin(&mut client, &request, &name).await? {
@@ -200,6 +201,7 @@ async fn act(app: Arc<App>, request: Request, action: Action) -> Result<Reply, P
                 reason.as_deref(),
             )
             .await?;
+            approvals::follow(&**write.tx(), &app.config.approval, action, &record, write.origin()).await?;
             write.commit(&change, tagged(&record)).await?
         }
     };
