@@ -7,6 +7,7 @@
 #   make bench  Floodgate beside its peers, the table of goals, some 20 minutes; QUICK=1: shows that it works
 #   make explain  every read statement on 10 million coupons explained, with the plans kept; some minutes
 #   make bench-wallet  a wallet page at 10 million coupons beside its bare statement
+#   make bench-redemption  lock + confirm beside pgbench on the same statements, some minutes
 #   make check  formatting, lints and documentation, each warning an error
 #   make pricing-exact  the best combination compared with enumeration on 100,000 carts, some minutes
 
@@ -15,6 +16,7 @@ ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
 .PHONY: run build install toolchain test load-check contract bench explain bench-wallet check pricing-exact
+.PHONY: run build install toolchain test load-check bench explain bench-wallet bench-redemption check pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -55,6 +57,9 @@ bench-wallet: install build
 contract: install toolchain
 	$(CARGO) build --locked
 	./scripts/contract-check target/debug/floodgate $(ARGS)
+bench-redemption: install build
+	$(CARGO) run --release --locked -p floodgate-loadtest --bin floodgate-redemptions -- \
+	  --folder target/bench-redemption --out target/bench-redemption.json $(ARGS)
 
 check: toolchain
 	$(CARGO) fmt --all --check

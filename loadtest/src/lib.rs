@@ -10,6 +10,7 @@
 //! - [`check`]: journal, Redis and PostgreSQL, every difference named
 //! - [`scale`]: reads at the size of a year of sales
 //! - [`bench`]: Floodgate beside its peers
+//! - [`redemptions`]: lock and confirm beside the same statements bare
 
 pub mod bench;
 pub mod check;
@@ -20,4 +21,5 @@ pub mod link;
 pub mod open;
 pub mod pacer;
 pub mod plan;
+pub mod redemptions;
 pub mod scale;

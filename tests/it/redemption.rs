@@ -1,5 +1,6 @@
 //! An order's use of coupons over HTTP with real stores: locks, confirms, cancels, refunds.
 
+mod beside;
 mod refunds;
 mod times;
 
