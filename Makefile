@@ -15,8 +15,7 @@
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test load-check contract bench explain bench-wallet check pricing-exact
-.PHONY: run build install toolchain test load-check bench explain bench-wallet bench-redemption check pricing-exact
+.PHONY: run build install toolchain test load-check contract bench explain bench-wallet bench-redemption check pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -57,6 +56,7 @@ bench-wallet: install build
 contract: install toolchain
 	$(CARGO) build --locked
 	./scripts/contract-check target/debug/floodgate $(ARGS)
+
 bench-redemption: install build
 	$(CARGO) run --release --locked -p floodgate-loadtest --bin floodgate-redemptions -- \
 	  --folder target/bench-redemption --out target/bench-redemption.json $(ARGS)

@@ -353,9 +353,11 @@ async fn agree(till: &Till, shop: &Shop) {
         FROM coupon_operations GROUP BY 1, 2) o WHERE uses NOT IN (0, 1)";
     assert_eq!(till.number(used_twice).await, 0);
     assert_eq!(till.number("SELECT coalesce(sum(amount), 0)::int8 FROM settlement_entries").await, 0);
-    let done = till.app.command(&["ledger", "check"]);
-    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{said}");
+    for command in [["ledger", "check"], ["audit", "verify"]] {
+        let done = till.app.command(&command);
+        let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{command:?}: {said}");
+    }
 }
 
 fn rand_seed() -> u64 {
