@@ -62,8 +62,9 @@ fn word(request: &Request, name: &str) -> Result<Option<String>, Problem> {
 }
 
 fn time(request: &Request, name: &str) -> Result<Option<DateTime<Utc>>, Problem> {
-    let parse = |text| DateTime::parse_from_rfc3339(text).map(|at| at.to_utc());
-    let found = request.query_value(name).map(parse).transpose();
+    // An empty one is none, and no time either.
+    let parse = |(_, text): &(String, String)| DateTime::parse_from_rfc3339(text).map(|at| at.to_utc());
+    let found = request.query.iter().find(|(key, _)| key == name).map(parse).transpose();
     found.map_err(|_| wrong(name, "must be a time with its offset, as 2026-11-11T00:00:00+08:00"))
 }
 
