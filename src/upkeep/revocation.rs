@@ -1,4 +1,4 @@
-//! Coupons taken back by an operator: one, a user's, or a template's.
+//! Coupons taken back by an operator: one, a user's, an issuance's, or a template's.
 //!
 //! What is unused or offered becomes `revoked`; what is locked, used or over is left, and counted. One coupon
 //! is revoked within the request. The other scopes are a row, which [`revoker`](super::revoker) carries out:
@@ -51,7 +51,12 @@ pub struct Ask {
 #[derive(Debug)]
 enum Target {
     Coupon(CouponName),
-    User { user: UserRef, template: Option<TemplateId> },
+    User {
+        user: UserRef,
+        template: Option<TemplateId>,
+    },
+    /// What one bulk distribution gave out, by its number.
+    Issuance(i64),
     Template(TemplateId),
 }
 
@@ -82,22 +87,32 @@ pub fn parse(app: &App, body: &Value) -> Result<Ask, Problem> {
         user
     });
     let template = object.whole("template_id", 1, i32::MAX.into(), wrong).map(|id| TemplateId(id as u32));
+    let issuance = object.whole("issuance_id", 1, i64::MAX, wrong);
     let reason = object.need_text("reason", wrong).unwrap_or_default().trim().to_owned();
     if object.has("reason") && (!(1..=REASON_MAX).contains(&reason.chars().count()) || !is_plain(&reason)) {
         wrong.add("reason", "length", format!("must have 1 to {REASON_MAX} characters"));
     }
-    let names = (object.has("coupon"), object.has("user_id"), object.has("template_id"));
+    let names = ["coupon", "user_id", "issuance_id", "template_id"].map(|name| object.has(name));
     object.finish(wrong);
-    if !matches!(names, (true, false, false) | (false, true, _) | (false, false, true)) {
-        let detail = "name one scope: a coupon's code, a user_id (perhaps with a template_id), or a template_id";
+    let is_one = matches!(
+        names,
+        [true, false, false, false]
+            | [false, true, false, _]
+            | [false, false, true, false]
+            | [false, false, false, true]
+    );
+    if !is_one {
+        let detail =
+            "name one scope: a coupon's code, a user_id (perhaps with a template_id), an issuance_id, or a template_id";
         wrong.add("coupon", "scope", detail);
     }
     std::mem::take(wrong).or(Some(())).map_err(Problem::invalid)?;
-    let target = match (code, user.flatten(), template) {
+    let target = match (code, user.flatten(), issuance, template) {
         (Some(code), ..) => Target::Coupon(app.code_key.decode(code).ok_or_else(no_coupon)?),
-        (None, Some(user), template) => Target::User { user: app.users.seal(&user), template },
-        (None, None, Some(template)) => Target::Template(template),
-        (None, None, None) => return Err(Problem::new("invalid_request", "name a scope")),
+        (None, Some(user), _, template) => Target::User { user: app.users.seal(&user), template },
+        (None, None, Some(issuance), _) => Target::Issuance(issuance),
+        (None, None, None, Some(template)) => Target::Template(template),
+        (None, None, None, None) => return Err(Problem::new("invalid_request", "name a scope")),
     };
     Ok(Ask { target, reason })
 }
@@ -145,6 +160,7 @@ async fn begin(app: &App, tx: &Tx<'_>, caller: &Caller, ask: &Ask) -> Result<Val
             }
             insert(tx, app, caller, ask, Some(moment(app).await?)).await
         }
+        Target::Issuance(_) => insert(tx, app, caller, ask, Some(moment(app).await?)).await,
         Target::Template(template) => {
             let record = store::lock(&**tx, scope, *template).await?;
             if record.status != Status::Stopped && record.freed_at.is_none() {
@@ -244,16 +260,21 @@ async fn insert(tx: &Tx<'_>, app: &App, caller: &Caller, ask: &Ask, moment: Opti
     let (issuer, issuer_id) = Scope::of(caller).params();
     let name = match &ask.target {
         Target::Coupon(name) => Some(name),
-        Target::User { .. } | Target::Template(_) => None,
+        Target::User { .. } | Target::Issuance(_) | Target::Template(_) => None,
+    };
+    let issuance = match &ask.target {
+        Target::Issuance(issuance) => Some(*issuance),
+        Target::Coupon(_) | Target::User { .. } | Target::Template(_) => None,
     };
     let template = match &ask.target {
         Target::Coupon(name) => Some(name.template),
         Target::User { template, .. } => *template,
+        Target::Issuance(_) => None,
         Target::Template(template) => Some(*template),
     };
     let user = match &ask.target {
         Target::User { user, .. } => Some(user.as_str()),
-        Target::Coupon(_) | Target::Template(_) => None,
+        Target::Coupon(_) | Target::Issuance(_) | Target::Template(_) => None,
     };
     let row = tx
         .row(
@@ -274,6 +295,7 @@ async fn insert(tx: &Tx<'_>, app: &App, caller: &Caller, ask: &Ask, moment: Opti
                 &i32::from(last.epoch),
                 &(last.seq as i64),
                 &done,
+                &issuance,
             ],
         )
         .await?
@@ -306,6 +328,7 @@ pub(super) fn write_row(row: &Row) -> Value {
             Some(template) => json!({"user_id": row.get::<_, &str>("user_ref"), "template_id": template}),
             None => json!({"user_id": row.get::<_, &str>("user_ref")}),
         },
+        "issuance" => json!({"issuance_id": row.get::<_, Option<i64>>("issuance_id")}),
         _ => json!({"template_id": template}),
     };
     json!({
@@ -334,6 +357,7 @@ impl Target {
         match self {
             Target::Coupon(_) => "coupon",
             Target::User { .. } => "user",
+            Target::Issuance(_) => "issuance",
             Target::Template(_) => "template",
         }
     }

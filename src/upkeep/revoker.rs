@@ -20,6 +20,7 @@ use crate::telemetry::metrics;
 const NEXT: &str = include_str!("../sql/upkeep/revocation_next.sql");
 const OF_TEMPLATE: &str = include_str!("../sql/upkeep/revocation_of_template.sql");
 const OF_USER: &str = include_str!("../sql/upkeep/revocation_of_user.sql");
+const OF_ISSUANCE: &str = include_str!("../sql/upkeep/revocation_of_issuance.sql");
 const ADVANCE: &str = include_str!("../sql/upkeep/revocation_advance.sql");
 const OPEN: &str = include_str!("../sql/upkeep/revocation_open.sql");
 
@@ -89,15 +90,16 @@ pub async fn step(app: &App) -> Result<bool, PgFault> {
 async fn page(tx: &Tx<'_>, revocation: &Row) -> Result<Vec<Row>, PgFault> {
     let most = UPKEEP_ROWS_MAX as i64;
     let template: Option<i32> = revocation.get("template_id");
-    let serial: i64 = revocation.get("cursor_serial");
+    let (last, serial): (i32, i64) = (revocation.get("cursor_template"), revocation.get("cursor_serial"));
+    let (issuer, issuer_id): (Option<&str>, Option<&str>) = (revocation.get("issuer"), revocation.get("issuer_id"));
+    if let Some(issuance) = revocation.get::<_, Option<i64>>("issuance_id") {
+        return tx.rows(OF_ISSUANCE, &[&issuance, &last, &serial, &issuer, &issuer_id, &most]).await;
+    }
     match revocation.get::<_, Option<&str>>("user_ref") {
         None => tx.rows(OF_TEMPLATE, &[&template, &serial, &most]).await,
         Some(user) => {
             let at: DateTime<Utc> = revocation.get("cursor_acquired");
             let until: DateTime<Utc> = revocation.get("granted_until");
-            let last: i32 = revocation.get("cursor_template");
-            let (issuer, issuer_id): (Option<&str>, Option<&str>) =
-                (revocation.get("issuer"), revocation.get("issuer_id"));
             tx.rows(OF_USER, &[&user, &at, &last, &serial, &until, &template, &issuer, &issuer_id, &most]).await
         }
     }

@@ -89,7 +89,8 @@ async fn what_names_nothing_or_too_much_is_refused() {
         (json!({"coupon": code, "reason": " "}), "reason"),
         (json!({"user_id": "u 1", "reason": "r"}), "user_id"),
         (json!({"template_id": 0, "reason": "r"}), "template_id"),
-        (json!({"issuance_id": 1, "reason": "r"}), "issuance_id"),
+        (json!({"issuance_id": 0, "reason": "r"}), "issuance_id"),
+        (json!({"issuance_id": 1, "template_id": id, "reason": "r"}), "coupon"),
     ] {
         let answer = app.call(app.keys().0, "POST", PATH, &[], body.clone()).await;
         assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{body}");
@@ -196,6 +197,42 @@ async fn a_users_coupons_granted_until_then_are_revoked_though_they_wait_on_the_
     let states: Vec<_> = app.rows(one).await.into_iter().map(|row| (row.serial, row.status)).collect();
     assert_eq!(states, [(1, 6), (2, 1), (3, 6), (4, 1)]);
     balances(&app);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_issuance_gave_out_is_revoked_and_nothing_else() {
+    let app = TestApp::start("revoke-issuance").await;
+    let mut of_merchant = coupons(100);
+    of_merchant["issuer"] = "merchant".into();
+    of_merchant["issuer_id"] = "m-1".into();
+    let (one, two) = (app.publish(coupons(100)).await, app.publish(of_merchant).await);
+    for user in ["u-1", "u-2", "u-3"] {
+        stored(&app, one, user).await;
+        stored(&app, two, user).await;
+    }
+    // As a bulk distribution writes them: the first two of each template, one of them used since.
+    let given = "UPDATE user_coupons SET issuance_id = 7 WHERE serial <= 2;
+        UPDATE user_coupons SET issuance_id = 8, status = 4 WHERE serial = 3";
+    app.sql().await.batch_execute(given).await.unwrap();
+    // A merchant's key reaches the merchant's part of it.
+    let key = json!({"name": "m", "role": "operator", "owner_type": "merchant", "owner_id": "m-1"});
+    let key = app.call(app.admin_key(), "POST", "/v1/admin/api-keys", &[], key).await.json["key"].clone();
+    let body = json!({"issuance_id": 7, "reason": "given by mistake"});
+    let theirs = app.call(key.as_str().unwrap(), "POST", PATH, &[], body).await;
+    assert_eq!(theirs.status, 201, "{theirs:?}");
+    assert_eq!(done(&app, &theirs.json["id"]).await["revoked"], 2);
+    let made = revoke(&app, json!({"issuance_id": 7})).await;
+    assert_eq!((made.status, &made.json["scope"]), (201, &json!({"issuance_id": 7})), "{made:?}");
+    let finished = done(&app, &made.json["id"]).await;
+    assert_eq!((&finished["revoked"], &finished["left"]["revoked"]), (&json!(2), &json!(2)), "{finished}");
+    let other = revoke(&app, json!({"issuance_id": 8})).await;
+    let finished = done(&app, &other.json["id"]).await;
+    assert_eq!((&finished["revoked"], &finished["left"]["used"]), (&json!(0), &json!(2)), "{finished}");
+    for id in [one, two] {
+        let states: Vec<_> = app.rows(id).await.into_iter().map(|row| row.status).collect();
+        assert_eq!(states, [6, 6, 4]);
+    }
     app.stop().await;
 }
 

@@ -6,5 +6,5 @@ UPDATE revocations SET cursor_acquired = $2, cursor_template = $3, cursor_serial
     left_revoked = left_revoked + $9, status = CASE WHEN $10 THEN 'done' ELSE 'running' END,
     started_at = coalesce(started_at, now()), finished_at = CASE WHEN $10 THEN now() END
 WHERE id = $1
-RETURNING id, scope, template_id, serial, epoch, gift_generation, user_ref, reason, status, author_key_id, revoked,
+RETURNING id, scope, template_id, serial, epoch, gift_generation, user_ref, issuance_id, reason, status, author_key_id, revoked,
     left_locked, left_used, left_expired, left_revoked, created_at, started_at, finished_at
