@@ -9,7 +9,7 @@
 //! - [`open`], [`pacer`]: the open loop, at a constant rate
 //! - [`check`]: journal, Redis and PostgreSQL, every difference named
 //! - [`scale`]: reads at the size of a year of sales
-//! - [`bench`]: Floodgate beside its peers
+//! - [`mod@bench`]: Floodgate beside its peers
 //! - [`redemptions`]: lock and confirm beside the same statements bare
 
 pub mod bench;

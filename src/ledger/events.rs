@@ -6,7 +6,7 @@ use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::user::UserRef;
 use crate::pg::{PgFault, Tx};
 
-/// The statement of [`write`], for those who send several together.
+/// The statement of [`write()`], for those who send several together.
 pub const INSERT: &str = include_str!("../sql/ledger/events.sql");
 
 /// One event of one coupon.

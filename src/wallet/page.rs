@@ -6,7 +6,7 @@
 //!
 //! A replica may serve it. What was granted and is no row *there* must be on the queue still, where
 //! Redis' marks lead to it: a replica whose watermark lies behind what the queue was trimmed to
-//! misses grants that nobody would add, and is not believed (see [`covers`]).
+//! misses grants that nobody would add, and is not believed (see `covers`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -68,7 +68,7 @@ fn family_cpu(pid: u32) -> Duration {
     total
 }
 
-/// Of /proc/<pid>/stat.
+/// Of `/proc/<pid>/stat`.
 struct Stat {
     parent: u32,
     own: Duration,

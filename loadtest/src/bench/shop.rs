@@ -30,7 +30,7 @@ use crate::link::{Link, Protocol};
 #[derive(Clone)]
 pub struct Plan {
     pub fsync: Fsync,
-    /// Settings beside those of [`Plan::env`], as `SECTION_KEY`.
+    /// Settings beside those of `Plan::env`, as `SECTION_KEY`.
     pub more: Vec<(&'static str, String)>,
     /// Redis as the gateway alone sees it, where something stands between.
     pub gateway_redis: Option<String>,

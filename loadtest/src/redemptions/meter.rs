@@ -12,7 +12,7 @@ pub struct Cpu {
     pub generator: Duration,
 }
 
-/// Of /proc/<pid>/stat.
+/// Of `/proc/<pid>/stat`.
 struct Stat {
     parent: u32,
     own: Duration,
