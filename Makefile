@@ -31,7 +31,7 @@ test: install toolchain
 
 load-check: install toolchain
 	./scripts/install-load-tools
-	$(CARGO) test --locked --test it -- --ignored load_scripts
+	LOAD_SCRIPTS=run $(CARGO) test --locked --test it -- load_scripts
 
 # A quick run is of a debug build: its figures mean nothing, and a release build takes minutes.
 bench: install toolchain

@@ -1,7 +1,8 @@
 //! The wrk and k6 scripts of `loadtest/`, each run for a short time: its own thresholds hold, and
 //! PostgreSQL has what they say. Counts only; a shared machine tells nothing of speed.
 //!
-//! They need programs that the other tests do not: `make load-check` brings them and runs these.
+//! They need programs that the other tests do not: `make load-check` brings them, and switches these on by
+//! `LOAD_SCRIPTS=run`.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -10,9 +11,14 @@ use super::support::app::{TestApp, coupons, until};
 
 const STOCK: u32 = 300;
 
-async fn shop(name: &str) -> TestApp {
+/// `None`: nobody has switched these tests on.
+async fn shop(name: &str) -> Option<TestApp> {
+    if std::env::var("LOAD_SCRIPTS").as_deref() != Ok("run") {
+        println!("not run: make load-check does");
+        return None;
+    }
     // The devices and addresses of `PLACES` are believed from here.
-    TestApp::plan(name).set("TRUSTED_PROXIES", "127.0.0.0/8").start().await
+    Some(TestApp::plan(name).set("TRUSTED_PROXIES", "127.0.0.0/8").start().await)
 }
 
 fn root() -> &'static Path {
@@ -69,9 +75,8 @@ async fn stores(app: &TestApp, count: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs k6: make load-check"]
 async fn every_k6_script_sells_what_there_is_and_says_so() {
-    let app = shop("k6").await;
+    let Some(app) = shop("k6").await else { return };
     let mut count = 0;
     for (script, stock, templates) in [
         ("flash_sale", 150, 1),
@@ -90,9 +95,8 @@ async fn every_k6_script_sells_what_there_is_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs k6: make load-check"]
 async fn a_k6_script_fails_where_its_counts_do_not_hold() {
-    let app = shop("k6-fails").await;
+    let Some(app) = shop("k6-fails").await else { return };
     // More stock than claims: not all is granted, and nobody hears that it is sold out.
     let output = k6_run(&app, "flash_sale", &[("STOCK", 100_000)]).await;
     assert_eq!(output.status.code(), Some(99), "{}", text(&output));
@@ -128,9 +132,8 @@ fn counted(output: &Output, line: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs wrk: make load-check"]
 async fn every_wrk_script_sells_what_there_is_and_says_so() {
-    let app = shop("wrk").await;
+    let Some(app) = shop("wrk").await else { return };
     let mut count = 0;
     for (script, statuses) in [
         ("flash_sale", &["201", "410"][..]),
@@ -158,9 +161,8 @@ async fn every_wrk_script_sells_what_there_is_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs wrk: make load-check"]
 async fn a_wrk_script_fails_where_its_counts_do_not_hold() {
-    let app = shop("wrk-fails").await;
+    let Some(app) = shop("wrk-fails").await else { return };
     let id = app.publish(coupons(STOCK.into())).await.to_string();
     let output = wrk_run(&app, "flash_sale", &[("TEMPLATE", id), ("EXPECT_GRANTED", (STOCK + 1).to_string())]).await;
     assert!(!output.status.success() && text(&output).contains("grants instead of"), "{}", text(&output));
