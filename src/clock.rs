@@ -1,10 +1,13 @@
 //! The process' clocks.
 //!
 //! Decisions are made by the stores' clocks (Redis `TIME`, PostgreSQL `now()`); the gateway's own
-//! clock only refuses early, 100 ms on the careful side, and measures durations.
+//! clock only refuses early, 100 ms on the careful side, and measures durations. Those that decide
+//! anything go by the runtime's clock, so that a simulation can be the one who moves it.
 
 use std::sync::LazyLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 use crate::domain::window::Millis;
 

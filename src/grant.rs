@@ -5,9 +5,10 @@
 //!
 //! # Layout
 //! - [`entry`]: the bytes of a queue entry
-//! - [`queue`]: entries read behind the watermark, and trimmed up to it
+//! - [`stores`]: what is asked of Redis and of PostgreSQL, and who answers
+//! - [`queue`]: which entries follow on the watermark
 //! - [`terms`]: how long a template's coupons hold
-//! - [`writer`]: one transaction: watermark, rows, what was set aside (`rows`, `aside`)
+//! - [`writer`]: one transaction: watermark, [`rows`], what was set aside (`aside`)
 //! - [`cells`]: a cell's row in PostgreSQL, and where each of its histories ended
 //! - [`flusher`]: the loop that owns a cell (`owner`: what it does while it is the owner)
 //! - [`opening`], [`reapply`]: a cell is opened under a new epoch
@@ -25,7 +26,8 @@ mod owner;
 pub mod queue;
 pub mod reapply;
 pub mod recover;
-mod rows;
+pub mod rows;
+pub mod stores;
 pub mod terms;
 pub mod watermark;
 pub mod writer;

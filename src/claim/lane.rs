@@ -7,9 +7,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::cell::Cell;
 use super::doubt::Doubts;
@@ -296,7 +297,7 @@ impl<E: Engine> Lane<E> {
         let mut engine = self.engine.another();
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            tokio::time::sleep_until((deadline + Duration::from_millis(1)).into()).await;
+            tokio::time::sleep_until(deadline + Duration::from_millis(1)).await;
             let groups: Vec<LookupGroup> = bundles.iter().map(lookup_group).collect();
             let found = tokio::time::timeout(SETTLE_TIMEOUT, async {
                 let identity = match shared.cell.identity() {

@@ -4,9 +4,9 @@
 //! claim waits behind a storm of retries.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::engine::{Engine, Held, LookupGroup, LookupGroupReply, LookupReply, Mismatch};
 use super::lane::LaneShared;

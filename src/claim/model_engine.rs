@@ -39,6 +39,10 @@ pub struct ModelCell {
     pub live_replid: String,
     /// No memory is left: scripts that write are refused before their first line.
     pub starved: bool,
+    /// Which installation opened it; empty before the first opening.
+    pub install: String,
+    /// A recovery has begun to wipe it.
+    pub wiping: bool,
     epoch: Epoch,
     open: bool,
     replid: String,
@@ -95,6 +99,8 @@ impl ModelCell {
             role: "master",
             live_replid: live_replid.to_owned(),
             starved: false,
+            install: String::new(),
+            wiping: false,
             epoch: 0,
             open: false,
             replid: String::new(),
@@ -126,6 +132,7 @@ impl ModelCell {
         self.last = EntryId::new(epoch, 0);
         self.queue.push(Entry { id: self.last, at: 0, grants: Vec::new() });
         self.open = true;
+        self.wiping = false;
         self.replid = self.live_replid.clone();
         self.clock = now;
         true
@@ -236,10 +243,28 @@ impl ModelCell {
             now: self.now,
             last: self.last,
             backlog: self.queue.len() as u64,
+            first: self.queue.first().map(|entry| entry.id),
             queued: self.queued(),
+            oldest: self.queue.iter().take(2).find(|entry| !entry.grants.is_empty()).map(|entry| entry.at),
+            quotas: self.quotas.each_ref().map(|quota| (quota.rule.limit.into(), quota.rule.window as u64)),
+            install: self.install.clone(),
+            wiping: self.wiping,
             marks: self.marks.iter().map(|(id, entry)| (*id, *entry)).collect(),
-            ..CellMeta::default()
         }
+    }
+
+    /// Whether this cell is what its caller believes: open, on a master, of this history and epoch.
+    pub fn is(&self, identity: &Identity) -> bool {
+        self.open
+            && self.role == "master"
+            && self.replid == self.live_replid
+            && *identity.replid == *self.replid
+            && identity.epoch == self.epoch
+    }
+
+    /// The next serial of a template that may still be granted.
+    pub fn cursor(&self, id: TemplateId) -> Serial {
+        self.templates.get(&id).map_or(1, |template| template.ranges.first().map_or(template.given + 1, |open| open.0))
     }
 
     fn queued(&self) -> u64 {
@@ -252,11 +277,11 @@ impl ModelCell {
     }
 
     fn refuses(&self, identity: &Identity) -> Option<Mismatch> {
-        let same = Identity::of(&self.meta()).as_ref() == Some(identity);
-        if !same { Some(Mismatch::Identity) } else { self.time().is_none().then_some(Mismatch::Clock) }
+        if !self.is(identity) { Some(Mismatch::Identity) } else { self.time().is_none().then_some(Mismatch::Clock) }
     }
 
-    fn claim(&mut self, identity: &Identity, batch: &Batch) -> BatchReply {
+    /// Decides a batch.
+    pub fn claim(&mut self, identity: &Identity, batch: &Batch) -> BatchReply {
         if let Some(reason) = self.refuses(identity) {
             return BatchReply::NotExecuted { reason, now: None };
         }
@@ -347,7 +372,8 @@ impl ModelCell {
         Decision::Granted(serial)
     }
 
-    fn lookup(&self, identity: &Identity, groups: &[LookupGroup]) -> LookupReply {
+    /// Looks claim keys up.
+    pub fn lookup(&self, identity: &Identity, groups: &[LookupGroup]) -> LookupReply {
         if let Some(reason) = self.refuses(identity) {
             return LookupReply::NotExecuted(reason);
         }

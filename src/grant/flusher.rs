@@ -6,25 +6,25 @@
 //! watermark that the next owner reads also settles a COMMIT whose answer was lost.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio_postgres::Client;
+use tokio::time::Instant;
 
 use super::cells::Position;
 use super::owner::{Ground, Owner, Pace, PassFault, lost};
+use super::stores::postgres::LiveStores;
+use super::stores::{Archive, Stores};
 use crate::config::{self, Config};
 use crate::domain::ids::CellId;
 use crate::limits;
 use crate::pg::{Pg, PgFault};
 use crate::redis::client::Redis;
-use crate::redis::keys::CellKeys;
 use crate::telemetry::metrics;
 
 /// The flusher of one cell, waiting to become it.
-pub struct Flusher {
-    pg: Pg,
-    ground: Ground,
+pub struct Flusher<S = LiveStores> {
+    ground: Ground<S>,
     pace: Pace,
     settings: config::Flusher,
     statement_timeout: Duration,
@@ -67,32 +67,29 @@ impl FlusherHandle {
 // === impl Flusher ===
 
 impl Flusher {
+    /// Over the stores that are configured; see [`Flusher::over`].
+    pub fn new(pg: Pg, redis: Redis, cell: CellId, config: &Config, stop: watch::Receiver<bool>) -> Self {
+        let redis_timeout = config::ms(config.redis.command_timeout_ms);
+        Flusher::over(LiveStores { pg, redis, cell, redis_timeout }, cell, config, stop)
+    }
+}
+
+impl<S: Stores> Flusher<S> {
     /// `stop` turns true once: the transaction under way ends, and what is left is stored for at
     /// most [`limits::FLUSH_STOP_MS`].
-    pub fn new(pg: Pg, redis: Redis, cell: CellId, config: &Config, stop: watch::Receiver<bool>) -> Self {
+    pub fn over(stores: S, cell: CellId, config: &Config, stop: watch::Receiver<bool>) -> Self {
         let statement_timeout = config::ms(config.postgres.statement_timeout_ms);
         let ground = Ground {
-            redis,
+            stores,
             cell,
-            keys: CellKeys::new(cell),
             quota: config.quota.clone(),
             install: config.install_name(),
             rows_max: config.flusher.rows_max,
-            redis_timeout: config::ms(config.redis.command_timeout_ms),
             write_timeout: statement_timeout * STATEMENTS_A_TRANSACTION,
             position: watch::Sender::new(Position::default()),
         };
         let (pace, settings) = (Pace::new(config.flusher.rows_max), config.flusher.clone());
-        Flusher {
-            pg,
-            ground,
-            pace,
-            settings,
-            statement_timeout,
-            wake: Arc::default(),
-            stop,
-            trouble: Trouble::default(),
-        }
+        Flusher { ground, pace, settings, statement_timeout, wake: Arc::default(), stop, trouble: Trouble::default() }
     }
 
     pub fn handle(&self) -> FlusherHandle {
@@ -103,7 +100,7 @@ impl Flusher {
     pub async fn run(mut self) {
         while !*self.stop.borrow() {
             let ended = match self.acquire().await {
-                Ok(Some(client)) => self.own(client).await,
+                Ok(Some(archive)) => self.own(archive).await,
                 Ok(None) => break,
                 Err(fault) => Err(lost(fault)),
             };
@@ -128,20 +125,12 @@ impl Flusher {
     }
 
     /// Waits to become the flusher. `None`: stopped before.
-    async fn acquire(&mut self) -> Result<Option<Client>, PgFault> {
-        let client = self.pg.own().await?;
-        // A flusher whose machine vanished must not hold the lock for hours.
-        client
-            .batch_execute("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3")
-            .await?;
+    async fn acquire(&mut self) -> Result<Option<S::Archive>, PgFault> {
+        let archive = self.ground.stores.archive().await?;
         loop {
-            let sql = include_str!("../sql/grant/try_lock.sql");
-            let cell = i32::from(self.ground.cell.0);
-            let locked = tokio::time::timeout(self.statement_timeout, client.query_one(sql, &[&cell]))
-                .await
-                .map_err(|_| PgFault::transient("no answer in time"))??;
-            if locked.get(0) {
-                return Ok(Some(client));
+            let locked = tokio::time::timeout(self.statement_timeout, archive.try_lock()).await;
+            if locked.map_err(|_| PgFault::transient("no answer in time"))?? {
+                return Ok(Some(archive));
             }
             // Someone else is the flusher: nothing is wrong here.
             metrics().flusher_failing.set(0.0);
@@ -153,9 +142,9 @@ impl Flusher {
     }
 
     /// Flushes as the owner. `Ok`: stopped in order. Dropping the connection lets the lock go.
-    async fn own(&mut self, client: Client) -> Result<(), PassFault> {
+    async fn own(&mut self, archive: S::Archive) -> Result<(), PassFault> {
         let cell = self.ground.cell;
-        let mut owner = Owner::new(&self.ground, &mut self.pace, client).await.map_err(lost)?;
+        let mut owner = Owner::new(&self.ground, &mut self.pace, archive);
         metrics().flusher_active.set(1.0);
         tracing::info!(cell = cell.0, "this process is the flusher");
         let (mut stop_by, mut failing_since) = (None, None);

@@ -6,33 +6,25 @@
 //! anywhere leaves the cell closed, and the next opener starts at the beginning.
 
 use std::fmt;
-use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio::time::Instant;
 
-use super::queue::ask;
-use super::{cells, reapply};
+use super::reapply;
+use super::stores::{Archive, CellLink};
 use crate::config;
 use crate::domain::ids::{CellId, EntryId, Epoch};
 use crate::pg::PgFault;
-use crate::redis::cell::{CellMeta, Identity, accepted, read_meta};
-use crate::redis::client::{Call, Link};
+use crate::redis::cell::{CellMeta, Identity};
 use crate::redis::fault::Fault;
-use crate::redis::keys::CellKeys;
-use crate::redis::scripts::Script;
 
-/// What an opening works with. The caller holds the cell's advisory lock on `client`, and `link`
-/// does not reconnect by itself.
-pub struct Opening<'a> {
-    pub client: &'a Client,
-    pub link: &'a mut Link,
-    pub keys: &'a CellKeys,
+/// What an opening works with. The caller holds the cell's advisory lock on `archive`.
+pub struct Opening<'a, A, L> {
+    pub archive: &'a A,
+    pub link: &'a mut L,
     pub cell: CellId,
     pub quota: &'a config::Quota,
     /// Which installation this is, see `Config::install_name`.
     pub install: &'a str,
-    /// Of one call to Redis.
-    pub timeout: Duration,
     /// Told what is being done, for a person who waits.
     pub progress: &'a (dyn Fn(&str) + Sync),
 }
@@ -79,11 +71,10 @@ const EPOCHS_LEFT_WARN: Epoch = 5_000;
 
 // === impl Opening ===
 
-impl Opening<'_> {
+impl<A: Archive, L: CellLink> Opening<'_, A, L> {
     /// Step 1: the Redis at hand, and what speaks against opening it.
     pub async fn inspect(&mut self) -> Result<(CellMeta, Option<Refusal>), OpenFault> {
-        let meta = tokio::time::timeout(self.timeout, read_meta(self.link, self.keys)).await;
-        let meta = meta.unwrap_or_else(|_| Err(Fault::timeout()))?;
+        let meta = self.link.meta().await?;
         if meta.role != "master" {
             return Err(OpenFault::NotYet(format!("this Redis is a {}", meta.role)));
         }
@@ -93,16 +84,15 @@ impl Opening<'_> {
         if meta.now < meta.clock - 1000 {
             return Err(OpenFault::NotYet(format!("the clock of Redis is {} ms behind", meta.clock - meta.now)));
         }
-        let row = cells::read(self.client, self.cell).await?;
+        let row = self.archive.cell().await?;
         if meta.wiping {
             return Ok((meta, Some(Refusal::Wiping)));
         }
         if meta.epoch == 0 && row.opened {
             return Ok((meta, Some(Refusal::Empty)));
         }
-        let refusal = cells::diverged(self.client, self.cell, meta.last)
-            .await?
-            .map(|(epoch, ended)| Refusal::Diverged { last: meta.last, epoch, ended });
+        let diverged = self.archive.diverged(meta.last).await?;
+        let refusal = diverged.map(|(epoch, ended)| Refusal::Diverged { last: meta.last, epoch, ended });
         Ok((meta, refusal))
     }
 
@@ -118,46 +108,36 @@ impl Opening<'_> {
     pub(super) async fn run_on(&mut self, meta: CellMeta) -> Result<Opened, OpenFault> {
         let identity = self.close(&meta).await?;
         let final_id = self.record_final(&identity).await?;
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let now = || meta.now + started.elapsed().as_millis() as i64;
         let rows_reapplied = reapply::all(self, &identity, now).await?;
-        let marked = cells::mark_opened(self.client, self.cell, identity.epoch).await?;
-        if !marked {
+        if !self.archive.mark_opened(identity.epoch).await? {
             return Err(OpenFault::Overtaken);
         }
-        let mut names = vec![self.keys.meta(), self.keys.queue()];
-        names.extend(self.keys.quotas().iter().map(|key| &**key));
-        let mut call = Call::new(Script::CellOpen, names.into_iter());
-        identity.put(&mut call);
-        reapply::put_quotas(&mut call, self.quota);
-        call.arg(self.install);
-        accepted(ask(self.link, &call, self.timeout).await?)?;
+        self.link.open(&identity, &reapply::quotas(self.quota), self.install).await?;
         Ok(Opened { identity, final_id, rows_reapplied })
     }
 
     /// Step 2: a new epoch, in PostgreSQL and then in Redis. Grants stop here.
     pub(super) async fn close(&mut self, meta: &CellMeta) -> Result<Identity, OpenFault> {
-        let raised = cells::raise_epoch(self.client, self.cell, meta.epoch).await?;
+        let raised = self.archive.raise_epoch(meta.epoch).await?;
         let epoch = raised.ok_or(OpenFault::Exhausted)?;
         if epoch > Epoch::MAX - EPOCHS_LEFT_WARN {
             tracing::error!(cell = self.cell.0, epoch, "the cell has few of its 65,535 epochs left");
         }
         let identity = Identity { replid: meta.live_replid.as_str().into(), epoch };
-        let mut call = Call::new(Script::CellClose, [self.keys.meta()].into_iter());
-        call.arg(epoch).arg(&meta.live_replid);
-        accepted(ask(self.link, &call, self.timeout).await?)?;
+        self.link.close(&identity).await?;
         Ok(identity)
     }
 
     /// Step 3: with grants stopped, the end of the history so far.
     async fn record_final(&mut self, identity: &Identity) -> Result<EntryId, OpenFault> {
         // The last id is read again: entries may have come in before the cell was closed.
-        let meta = tokio::time::timeout(self.timeout, read_meta(self.link, self.keys)).await;
-        let meta = meta.unwrap_or_else(|_| Err(Fault::timeout()))?;
+        let meta = self.link.meta().await?;
         if meta.live_replid != *identity.replid || meta.epoch != identity.epoch {
             return Err(OpenFault::NotYet("this Redis changed its role while it was being opened".into()));
         }
-        let recorded = cells::record_final(self.client, self.cell, identity.epoch, meta.last).await?;
+        let recorded = self.archive.record_final(identity.epoch, meta.last).await?;
         recorded.ok_or(OpenFault::Overtaken)
     }
 }
@@ -190,12 +170,6 @@ impl From<Fault> for OpenFault {
 impl From<PgFault> for OpenFault {
     fn from(fault: PgFault) -> Self {
         OpenFault::Pg(fault)
-    }
-}
-
-impl From<tokio_postgres::Error> for OpenFault {
-    fn from(error: tokio_postgres::Error) -> Self {
-        OpenFault::Pg(error.into())
     }
 }
 

@@ -1,36 +1,33 @@
 //! What a flusher does while it owns its cell: look, read, write, trim.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_postgres::Client;
+use tokio::time::Instant;
 
-use super::cells::{self, Position};
+use super::cells::Position;
 use super::entry;
 use super::opening::{OpenFault, Opening};
 use super::queue::{self, QueueEntry};
 use super::reapply;
+use super::stores::{Archive, CellLink, Stores};
 use super::writer::{WriteFault, Writer, Written};
 use crate::config;
 use crate::domain::ids::{CellId, EntryId, TemplateId};
 use crate::limits;
 use crate::pg::{PgFault, PgKind};
-use crate::redis::cell::{Identity, read_meta};
-use crate::redis::client::{Link, Redis};
+use crate::redis::cell::Identity;
 use crate::redis::fault::Fault;
-use crate::redis::keys::CellKeys;
 use crate::telemetry::metrics;
 
 /// What every ownership of one flusher works with.
-pub(super) struct Ground {
-    pub redis: Redis,
+pub(super) struct Ground<S> {
+    pub stores: S,
     pub cell: CellId,
-    pub keys: CellKeys,
     pub quota: config::Quota,
     /// Which installation this is: a Redis of another one is refused.
     pub install: String,
     pub rows_max: usize,
-    pub redis_timeout: Duration,
     pub write_timeout: Duration,
     pub position: watch::Sender<Position>,
 }
@@ -44,11 +41,11 @@ pub(super) struct Pace {
 }
 
 /// One ownership: from the lock to the connection's end.
-pub(super) struct Owner<'a> {
-    ground: &'a Ground,
+pub(super) struct Owner<'a, S: Stores> {
+    ground: &'a Ground<S>,
     pace: &'a mut Pace,
-    writer: Writer,
-    link: Option<Link>,
+    writer: Writer<S::Archive>,
+    link: Option<S::Link>,
     /// None: the cell must be looked at, and perhaps opened.
     identity: Option<Identity>,
     position: Position,
@@ -105,23 +102,23 @@ impl Pace {
 
 // === impl Owner ===
 
-impl<'a> Owner<'a> {
-    /// `client` holds the cell's advisory lock; dropping the owner lets it go.
-    pub async fn new(ground: &'a Ground, pace: &'a mut Pace, client: Client) -> Result<Self, PgFault> {
-        Ok(Owner {
-            writer: Writer::new(client, ground.cell, ground.write_timeout).await?,
+impl<'a, S: Stores> Owner<'a, S> {
+    /// `archive` holds the cell's advisory lock; dropping the owner lets it go.
+    pub fn new(ground: &'a Ground<S>, pace: &'a mut Pace, archive: S::Archive) -> Self {
+        Owner {
+            writer: Writer::new(archive, ground.cell, ground.write_timeout),
             link: None,
             identity: None,
             position: Position::default(),
             count: COUNT_FIRST,
             ground,
             pace,
-        })
+        }
     }
 
     /// Whether the connection that holds the lock is gone.
     pub fn is_closed(&self) -> bool {
-        self.writer.client().is_closed()
+        self.writer.archive().is_closed()
     }
 
     /// One look at the queue: whether there was anything.
@@ -130,7 +127,7 @@ impl<'a> Owner<'a> {
             Some(link) => link,
             None => {
                 self.identity = None;
-                self.ground.redis.link().await.map_err(again)?
+                self.ground.stores.link().await.map_err(again)?
             }
         };
         // After a fault the link is dropped: nobody knows what is still on its way over it.
@@ -139,14 +136,13 @@ impl<'a> Owner<'a> {
         Ok(busy)
     }
 
-    async fn pass_over(&mut self, link: &mut Link) -> Result<bool, PassFault> {
+    async fn pass_over(&mut self, link: &mut S::Link) -> Result<bool, PassFault> {
         let identity = match self.identity.clone() {
             Some(identity) => identity,
             None => self.identify(link).await?,
         };
-        let Ground { keys, redis_timeout, .. } = self.ground;
         let after = self.position.watermark;
-        let read = queue::read(link, keys, &identity, after, self.count, *redis_timeout).await.map_err(again)?;
+        let read = link.read(&identity, after, self.count).await.map_err(again)?;
         let Some(first) = read.entries.first() else { return Ok(false) };
         let whole = self.contiguous(&read.entries).await?;
         if whole == 0 {
@@ -157,9 +153,7 @@ impl<'a> Owner<'a> {
         let rows = written.rows + written.set_aside + written.repeats;
         self.count = next_count(taken.len(), rows, self.pace.rows_max);
         let templates: Vec<TemplateId> = written.templates.into_iter().collect();
-        queue::trim(link, keys, &identity, self.position.watermark, &templates, rows, *redis_timeout)
-            .await
-            .map_err(again)?;
+        link.trim(&identity, self.position.watermark, &templates, rows).await.map_err(again)?;
         Ok(true)
     }
 
@@ -191,15 +185,13 @@ impl<'a> Owner<'a> {
 
     /// How many entries follow on the watermark; asks PostgreSQL only where a marker is among them.
     async fn contiguous(&self, entries: &[QueueEntry]) -> Result<usize, PassFault> {
-        queue::follow(self.writer.client(), self.ground.cell, self.position.watermark, entries).await.map_err(pg_again)
+        queue::follow(self.writer.archive(), self.position.watermark, entries).await.map_err(pg_again)
     }
 
     /// Makes the cell's identity known: as it is, where everything matches, else by opening it.
-    async fn identify(&mut self, link: &mut Link) -> Result<Identity, PassFault> {
-        let Ground { cell, keys, redis_timeout, .. } = self.ground;
-        let row = cells::read(self.writer.client(), *cell).await.map_err(pg_again)?;
-        let meta = tokio::time::timeout(*redis_timeout, read_meta(link, keys)).await;
-        let meta = meta.unwrap_or_else(|_| Err(Fault::timeout())).map_err(again)?;
+    async fn identify(&mut self, link: &mut S::Link) -> Result<Identity, PassFault> {
+        let row = self.writer.archive().cell().await.map_err(pg_again)?;
+        let meta = link.meta().await.map_err(again)?;
         self.position = row.position;
         let set_back = meta.last < row.position.watermark;
         // Quotas are fixed while a cell is open: other settings are another opening.
@@ -215,22 +207,20 @@ impl<'a> Owner<'a> {
         metrics().cell_epoch.set(f64::from(identity.epoch));
         // What a flusher before this one stored, it may not have trimmed.
         let marked: Vec<TemplateId> = meta.marks.iter().map(|(template, _)| *template).collect();
-        queue::trim(link, keys, &identity, self.position.watermark, &marked, 0, *redis_timeout).await.map_err(again)?;
+        link.trim(&identity, self.position.watermark, &marked, 0).await.map_err(again)?;
         self.identity = Some(identity.clone());
         Ok(identity)
     }
 
-    async fn open(&mut self, link: &mut Link) -> Result<Identity, PassFault> {
+    async fn open(&mut self, link: &mut S::Link) -> Result<Identity, PassFault> {
         metrics().cell_epoch.set(0.0);
         self.pace.attempt().map_err(PassFault::OpenLater)?;
         let mut opening = Opening {
-            client: self.writer.client(),
+            archive: self.writer.archive(),
             link,
-            keys: &self.ground.keys,
             cell: self.ground.cell,
             quota: &self.ground.quota,
             install: &self.ground.install,
-            timeout: self.ground.redis_timeout,
             progress: &|_| {},
         };
         let opened = match opening.run().await {

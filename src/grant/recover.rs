@@ -17,7 +17,10 @@ use tokio_postgres::{Client, Statement};
 use super::cells::{self, cell_i16};
 use super::entry::{self, BadEntry, Grant};
 use super::opening::{OpenFault, Opened, Opening, Refusal};
-use super::queue::{self, QueueEntry, parse_entry};
+use super::queue::{self, QueueEntry};
+use super::stores::Archive;
+use super::stores::postgres::PgArchive;
+use super::stores::redis::{RedisCell, parse_entry};
 use super::writer::{WriteFault, Writer};
 use crate::audit::{self, Action, Actor, Change, Subject};
 use crate::config::{self, Config};
@@ -54,23 +57,15 @@ pub async fn recover(
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Recovered, String> {
     let told = |fault: OpenFault| fault.to_string();
-    let client = lock(pg, cell).await?;
+    let archive = PgArchive::new(lock(pg, cell).await?, cell).await.map_err(|fault| fault.to_string())?;
     let timeout = config::ms(config.postgres.statement_timeout_ms) * 4;
-    let mut writer = Writer::new(client, cell, timeout).await.map_err(|fault| fault.to_string())?;
-    let mut link = redis.link().await.map_err(|fault| fault.to_string())?;
+    let mut writer = Writer::new(archive, cell, timeout);
     let keys = CellKeys::new(cell);
     let redis_timeout = config::ms(config.redis.command_timeout_ms);
+    let link = redis.link().await.map_err(|fault| fault.to_string())?;
+    let mut link = RedisCell::new(link, keys.clone(), redis_timeout);
     let (quota, install) = (&config.quota, config.install_name());
-    let mut opening = Opening {
-        client: writer.client(),
-        link: &mut link,
-        keys: &keys,
-        cell,
-        quota,
-        install: &install,
-        timeout: redis_timeout,
-        progress,
-    };
+    let mut opening = Opening { archive: writer.archive(), link: &mut link, cell, quota, install: &install, progress };
     let (meta, refusal) = opening.inspect().await.map_err(told)?;
     let reason = match &refusal {
         Some(Refusal::Empty | Refusal::Wiping) => "diverged",
@@ -83,9 +78,9 @@ pub async fn recover(
     };
     let identity = opening.close(&meta).await.map_err(told)?;
     progress(&format!("epoch {}: grants are stopped", identity.epoch));
-    let stored = store_common(&mut writer, redis, &keys, cell, identity.epoch).await?;
+    let stored = store_common(&mut writer, redis, &keys, identity.epoch).await?;
     progress(&format!("{stored} grants on the queue belong to the stored history and are rows now"));
-    let kept = keep_queue(writer.client(), redis, &keys, cell, reason).await?;
+    let kept = keep_queue(writer.archive().client(), redis, &keys, cell, reason).await?;
     progress(&format!("{kept} grants that PostgreSQL does not have are kept in set_aside, reason '{reason}'"));
     // Before anything is lost: nobody wipes a cell unseen.
     let before = json!({"epoch": meta.epoch});
@@ -94,16 +89,7 @@ pub async fn recover(
     audit::record_alone(pg, Actor::Cli, &change).await.map_err(|fault| fault.to_string())?;
     wipe(redis, &keys, &identity).await.map_err(|fault| fault.to_string())?;
     progress("the cell's keys are wiped");
-    let mut opening = Opening {
-        client: writer.client(),
-        link: &mut link,
-        keys: &keys,
-        cell,
-        quota,
-        install: &install,
-        timeout: redis_timeout,
-        progress,
-    };
+    let mut opening = Opening { archive: writer.archive(), link: &mut link, cell, quota, install: &install, progress };
     let (meta, _) = opening.inspect().await.map_err(told)?;
     if meta.epoch != 0 {
         return Err("someone else has made this cell anew: nothing more was done".into());
@@ -142,24 +128,23 @@ async fn lock(pg: &Pg, cell: CellId) -> Result<Client, String> {
 /// Stores what follows on the watermark and lies before every recorded end of a history: up to
 /// there, this Redis and the one that went on had the same entries.
 async fn store_common(
-    writer: &mut Writer,
+    writer: &mut Writer<PgArchive>,
     redis: &Redis,
     keys: &CellKeys,
-    cell: CellId,
     epoch: Epoch,
 ) -> Result<u64, String> {
     let told = |fault: PgFault| fault.to_string();
     let mut stored = 0;
     loop {
-        let at = cells::read(writer.client(), cell).await.map_err(told)?.position.watermark;
+        let at = writer.archive().cell().await.map_err(told)?.position.watermark;
         let mut entries = read_queue(redis, keys, at).await.map_err(|fault| fault.to_string())?;
         while let Some(last) = entries.last() {
-            match cells::diverged(writer.client(), cell, last.id).await.map_err(told)? {
+            match writer.archive().diverged(last.id).await.map_err(told)? {
                 Some((_, ended)) => entries.retain(|entry| entry.id <= ended),
                 None => break,
             }
         }
-        let count = queue::follow(writer.client(), cell, at, &entries).await.map_err(told)?;
+        let count = queue::follow(writer.archive(), at, &entries).await.map_err(told)?;
         if count == 0 {
             return Ok(stored);
         }

@@ -15,13 +15,13 @@ pub(super) struct Decoded<'a> {
 }
 
 /// A grant as a row of `user_coupons`, or the word for why it cannot be one.
-pub(super) struct Row<'a> {
+pub struct Row<'a> {
     pub grant: Grant<'a>,
     pub span: Span,
 }
 
 /// When a coupon is valid, `[from, until)`; or the word for why its grant cannot be a row.
-pub(super) type Span = Result<(Millis, Millis), &'static str>;
+pub type Span = Result<(Millis, Millis), &'static str>;
 
 /// Ten fields with their lengths, and a user reference of 20 to 107 bytes.
 const ROW_BYTES: usize = 160;
@@ -51,19 +51,10 @@ pub(super) fn rows<'a>(grants: Vec<Grant<'a>>, terms: &TermsCache) -> Vec<Row<'a
     rows
 }
 
-/// The rows of many entries.
-pub(super) fn pack_entries(entries: &[Decoded<'_>]) -> CopyRows {
-    let rows: usize = entries.iter().filter_map(|entry| entry.grants.as_ref().ok()).map(Vec::len).sum();
-    let mut copy = CopyRows::with_capacity(rows * ROW_BYTES);
-    for rows in entries.iter().filter_map(|entry| entry.grants.as_ref().ok()) {
-        pack_into(&mut copy, rows);
-    }
-    copy
-}
-
-pub(super) fn pack(rows: &[Row<'_>]) -> CopyRows {
-    let mut copy = CopyRows::with_capacity(rows.len() * ROW_BYTES);
-    pack_into(&mut copy, rows);
+/// The rows of many entries, packed for one COPY.
+pub(super) fn pack(entries: &[&[Row<'_>]]) -> CopyRows {
+    let mut copy = CopyRows::with_capacity(entries.iter().map(|rows| rows.len()).sum::<usize>() * ROW_BYTES);
+    entries.iter().for_each(|rows| pack_into(&mut copy, rows));
     copy
 }
 

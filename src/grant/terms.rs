@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono_tz::Tz;
-use tokio_postgres::Client;
 
+use super::stores::Archive;
 use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::template::Definition;
 use crate::domain::window::{Millis, Validity};
@@ -34,6 +34,11 @@ pub struct TermsCache {
 // === impl Terms ===
 
 impl Terms {
+    /// Of a template whose stock ends at `last_serial`.
+    pub fn of(definition: &Definition, last_serial: Serial) -> Self {
+        Terms { validity: definition.validity, zone: definition.timezone, last_serial }
+    }
+
     /// `[valid from, expires)` of a coupon acquired at `acquired`.
     pub fn span(&self, acquired: Millis) -> (Millis, Millis) {
         self.validity.span(self.zone, acquired)
@@ -49,15 +54,15 @@ impl Terms {
 
 impl TermsCache {
     /// Reads what is not known yet of templates, each with the highest serial that is asked for.
-    pub async fn load(&mut self, client: &Client, wanted: &BTreeMap<TemplateId, Serial>) -> Result<(), PgFault> {
-        let missing: Vec<i32> = wanted
+    pub async fn load(&mut self, archive: &impl Archive, wanted: &BTreeMap<TemplateId, Serial>) -> Result<(), PgFault> {
+        let missing: Vec<TemplateId> = wanted
             .iter()
             .filter(|(id, serial)| match self.known.get(id) {
                 Some(Some(terms)) => terms.last_serial < **serial,
                 Some(None) => false,
                 None => true,
             })
-            .map(|(id, _)| id.as_i32())
+            .map(|(id, _)| *id)
             .collect();
         if missing.is_empty() {
             return Ok(());
@@ -65,21 +70,7 @@ impl TermsCache {
         if self.known.len() + missing.len() > limits::TERMS_TEMPLATES_MAX {
             self.known.clear();
         }
-        for row in client.query(include_str!("../sql/grant/definitions.sql"), &[&missing]).await? {
-            let id = TemplateId(row.get::<_, i32>(0) as u32);
-            let terms = match Definition::from_store(&row.get(1)) {
-                Ok(definition) => Some(Terms {
-                    validity: definition.validity,
-                    zone: definition.timezone,
-                    last_serial: row.get::<_, i64>(2) as Serial,
-                }),
-                Err(wrong) => {
-                    tracing::error!(template = id.0, ?wrong, "a template's definition cannot be read");
-                    None
-                }
-            };
-            self.known.insert(id, terms);
-        }
+        self.known.extend(archive.terms(&missing).await?);
         Ok(())
     }
 

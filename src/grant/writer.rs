@@ -6,37 +6,26 @@
 //! What became rows is counted last, in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::SinkExt;
-use tokio_postgres::{Client, Statement};
-
-use super::aside::SetAside;
-use super::cells::cell_i16;
 use super::entry::{self, BadEntry, Grant};
 use super::queue::QueueEntry;
-use super::rows::{Decoded, Row, pack, pack_entries, rows};
+use super::rows::{Decoded, Row, rows};
+use super::stores::Archive;
 use super::terms::TermsCache;
 use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::window::Millis;
-use crate::ledger::counters::{Issued, IssuedCounter};
-use crate::pg::copy::CopyRows;
+use crate::ledger::counters::Issued;
 use crate::pg::{PgFault, PgKind};
 use crate::telemetry::metrics;
 
 /// Writes the grants of one cell over a connection of its own.
-pub struct Writer {
-    client: Client,
+pub struct Writer<A> {
+    archive: A,
     cell: CellId,
     /// The longest that one transaction may take; then the connection is given up.
     timeout: Duration,
     terms: TermsCache,
-    advance: Statement,
-    copy: Statement,
-    set_aside: SetAside,
-    counter: IssuedCounter,
 }
 
 /// What one transaction did.
@@ -59,27 +48,16 @@ pub enum WriteFault {
     Pg(PgFault),
 }
 
-const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
-
 // === impl Writer ===
 
-impl Writer {
-    pub async fn new(client: Client, cell: CellId, timeout: Duration) -> Result<Self, PgFault> {
-        Ok(Writer {
-            advance: client.prepare(include_str!("../sql/grant/advance.sql")).await?,
-            copy: client.prepare(include_str!("../sql/grant/copy_coupons.sql")).await?,
-            set_aside: SetAside::prepare(&client, cell).await?,
-            counter: IssuedCounter::prepare(&client).await?,
-            terms: TermsCache::default(),
-            client,
-            cell,
-            timeout,
-        })
+impl<A: Archive> Writer<A> {
+    pub fn new(archive: A, cell: CellId, timeout: Duration) -> Self {
+        Writer { archive, cell, timeout, terms: TermsCache::default() }
     }
 
     /// The connection, for what its owner does between transactions.
-    pub fn client(&self) -> &Client {
-        &self.client
+    pub fn archive(&self) -> &A {
+        &self.archive
     }
 
     /// Stores `entries`, which follow on `expected` without a gap, under `epoch`.
@@ -125,9 +103,9 @@ impl Writer {
             }
             result => result,
         };
-        if result.is_err() && !self.client.is_closed() {
+        if result.is_err() && !self.archive.is_closed() {
             // Best effort: a connection that cannot roll back is replaced by its owner.
-            let _ = self.client.batch_execute("ROLLBACK").await;
+            let _ = self.archive.roll_back().await;
         }
         result.map(|()| written)
     }
@@ -144,30 +122,17 @@ impl Writer {
     ) -> Result<(), WriteFault> {
         (written.rows, written.set_aside, written.repeats) = (0, 0, 0);
         let mut issued = Issued::default();
-        self.run(if careful { "ROLLBACK" } else { BEGIN }).await?;
         if careful {
-            self.run(BEGIN).await?;
+            self.archive.roll_back().await?;
         }
-        let moved = self
-            .client
-            .execute(
-                &self.advance,
-                &[
-                    &cell_i16(self.cell),
-                    &i32::from(epoch),
-                    &i32::from(expected.epoch),
-                    &(expected.seq as i64),
-                    &i32::from(last.epoch),
-                    &(last.seq as i64),
-                ],
-            )
-            .await?;
-        if moved == 0 {
+        self.archive.begin().await?;
+        if !self.archive.advance(epoch, expected, last).await? {
             return Err(WriteFault::Zombie);
         }
         if !careful {
-            written.rows = self.copy(pack_entries(entries)).await?;
-            entries.iter().filter_map(|entry| entry.grants.as_ref().ok()).for_each(|rows| count(rows, &mut issued));
+            let all: Vec<&[Row<'_>]> = entries.iter().filter_map(|entry| entry.grants.as_deref().ok()).collect();
+            written.rows = self.archive.copy(&all).await?;
+            all.iter().for_each(|rows| count(rows, &mut issued));
         }
         for entry in entries {
             match &entry.grants {
@@ -181,7 +146,7 @@ impl Writer {
                     }
                     for row in rows {
                         if let Err(reason) = row.span {
-                            self.set_grant_aside(entry.id, &row.grant, None, reason).await?;
+                            self.archive.set_grant_aside(entry.id, &row.grant, None, reason).await?;
                             written.set_aside += 1;
                         }
                     }
@@ -189,11 +154,10 @@ impl Writer {
             }
         }
         if written.set_aside > 0 {
-            let sql = include_str!("../sql/grant/count_set_aside.sql");
-            self.client.execute(sql, &[&cell_i16(self.cell), &(written.set_aside as i64)]).await?;
+            self.archive.count_set_aside(written.set_aside).await?;
         }
-        self.counter.add(&self.client, &issued).await?;
-        self.run("COMMIT").await
+        self.archive.count_issued(&issued).await?;
+        Ok(self.archive.commit().await?)
     }
 
     /// Stores one entry's rows under a savepoint; where that fails, each row under its own.
@@ -204,26 +168,26 @@ impl Writer {
         written: &mut Written,
         issued: &mut Issued,
     ) -> Result<(), WriteFault> {
-        self.run("SAVEPOINT entry").await?;
-        match self.copy(pack(rows)).await {
+        self.archive.savepoint().await?;
+        match self.archive.copy(&[rows]).await {
             Ok(stored) => {
                 written.rows += stored;
                 count(rows, issued);
-                return self.run("RELEASE entry").await;
+                return Ok(self.archive.release(true).await?);
             }
-            Err(fault) if is_bad_data(&fault) => self.run("ROLLBACK TO entry; RELEASE entry").await?,
+            Err(fault) if is_bad_data(&fault) => self.archive.release(false).await?,
             Err(fault) => return Err(fault.into()),
         }
         for row in rows.iter().filter(|row| row.span.is_ok()) {
-            self.run("SAVEPOINT grant_row").await?;
-            match self.copy(pack(std::slice::from_ref(row))).await {
+            self.archive.savepoint().await?;
+            match self.archive.copy(&[std::slice::from_ref(row)]).await {
                 Ok(stored) => {
                     written.rows += stored;
                     count(std::slice::from_ref(row), issued);
-                    self.run("RELEASE grant_row").await?;
+                    self.archive.release(true).await?;
                 }
                 Err(fault) if is_bad_data(&fault) => {
-                    self.run("ROLLBACK TO grant_row; RELEASE grant_row").await?;
+                    self.archive.release(false).await?;
                     self.refused(id, &row.grant, fault, written).await?;
                 }
                 Err(fault) => return Err(fault.into()),
@@ -242,12 +206,9 @@ impl Writer {
     ) -> Result<(), WriteFault> {
         let mut reason = fault.constraint.clone().unwrap_or_else(|| fault.detail.chars().take(500).collect());
         if fault.violates("user_coupons_pkey") {
-            let sql = include_str!("../sql/grant/stored.sql");
-            let stored = self.client.query_opt(sql, &[&grant.template.as_i32(), &(grant.serial as i64)]).await?;
-            let same = stored.is_some_and(|row| {
-                row.get::<_, i32>(0) == i32::from(grant.epoch)
-                    && row.get::<_, i64>(1) == grant.claim_key_hash as i64
-                    && row.get::<_, &str>(2).as_bytes() == grant.user
+            let stored = self.archive.stored(grant.template, grant.serial).await?;
+            let same = stored.is_some_and(|(epoch, key, user)| {
+                epoch == grant.epoch && key == grant.claim_key_hash && user.as_bytes() == grant.user
             });
             if same {
                 written.repeats += 1;
@@ -263,35 +224,14 @@ impl Writer {
             );
             reason = "serial_collision".into();
         }
-        self.set_grant_aside(id, grant, fault.sqlstate.as_deref(), &reason).await?;
+        self.archive.set_grant_aside(id, grant, fault.sqlstate.as_deref(), &reason).await?;
         written.set_aside += 1;
         Ok(())
     }
 
-    /// Sends packed rows, if there are any, and tells how many.
-    async fn copy(&self, packed: CopyRows) -> Result<usize, PgFault> {
-        let rows = packed.rows();
-        if rows > 0 {
-            let mut sink = pin!(self.client.copy_in::<_, Bytes>(&self.copy).await?);
-            sink.send(packed.finish()).await?;
-            sink.finish().await?;
-        }
-        Ok(rows)
-    }
-
-    async fn set_grant_aside(
-        &self,
-        id: EntryId,
-        grant: &Grant<'_>,
-        sqlstate: Option<&str>,
-        reason: &str,
-    ) -> Result<(), PgFault> {
-        self.set_aside.grant(&self.client, id, grant, sqlstate, reason).await
-    }
-
     async fn set_entry_aside(&self, entry: &Decoded<'_>, bad: &BadEntry) -> Result<(), PgFault> {
         tracing::error!(cell = self.cell.0, entry = %entry.id, reason = bad.0, "an entry cannot be read: set aside");
-        self.set_aside.entry(&self.client, entry.id, entry.payload, bad).await
+        self.archive.set_entry_aside(entry.id, entry.payload, bad).await
     }
 
     /// Takes the entries apart and reads what is not known of their templates.
@@ -306,17 +246,13 @@ impl Writer {
             }
             taken.push((entry, grants));
         }
-        self.terms.load(&self.client, &wanted).await?;
+        self.terms.load(&self.archive, &wanted).await?;
         let decoded = taken.into_iter().map(|(entry, grants)| Decoded {
             id: entry.id,
             payload: &entry.payload,
             grants: grants.map(|grants| rows(grants, &self.terms)),
         });
         Ok(decoded.collect())
-    }
-
-    async fn run(&self, sql: &str) -> Result<(), WriteFault> {
-        Ok(self.client.batch_execute(sql).await?)
     }
 }
 
@@ -336,11 +272,5 @@ fn is_bad_data(fault: &PgFault) -> bool {
 impl From<PgFault> for WriteFault {
     fn from(fault: PgFault) -> Self {
         WriteFault::Pg(fault)
-    }
-}
-
-impl From<tokio_postgres::Error> for WriteFault {
-    fn from(error: tokio_postgres::Error) -> Self {
-        WriteFault::Pg(error.into())
     }
 }

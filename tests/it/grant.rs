@@ -14,6 +14,7 @@ use floodgate::grant::fate::Fate;
 use floodgate::grant::opening::Refusal;
 use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::recover::recover;
+use floodgate::grant::stores::postgres::PgArchive;
 use floodgate::grant::watermark::{Ack, Awaited, acks};
 use floodgate::grant::writer::{WriteFault, Writer};
 use floodgate::wallet::settle::settled;
@@ -82,7 +83,8 @@ async fn a_zombie_writes_nothing() {
     world.claim(T1, &users(1..=3)).await;
     world.flushed(EntryId::new(1, 1)).await;
     flusher.stop().await;
-    let mut zombie = Writer::new(world.pg.own().await.unwrap(), CELL, Duration::from_secs(10)).await.unwrap();
+    let archive = PgArchive::new(world.pg.own().await.unwrap(), CELL).await.unwrap();
+    let mut zombie = Writer::new(archive, CELL, Duration::from_secs(10));
     let grant = Grant {
         template: T1,
         serial: 900,

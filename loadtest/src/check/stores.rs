@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use floodgate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use floodgate::domain::template::Definition;
 use floodgate::domain::window::Millis;
-use floodgate::grant::{entry, queue};
+use floodgate::grant::entry;
+use floodgate::grant::stores::CellLink;
+use floodgate::grant::stores::redis::RedisCell;
 use floodgate::pg::Pg;
 use floodgate::redis::cell::{
     CellMeta, Holding, Identity, RECEIPT_BYTES, Receipt, int, read_holdings, read_meta_pooled, text,
@@ -234,10 +236,11 @@ async fn read_queue(
     let (mut queued, mut unreadable) = (Vec::new(), Vec::new());
     // A cell that is not open is a difference of its own.
     let Some(identity) = Identity::of(meta) else { return Ok((queued, unreadable)) };
-    let mut link = redis.link().await.map_err(|fault| fault.to_string())?;
+    let link = redis.link().await.map_err(|fault| fault.to_string())?;
+    let mut link = RedisCell::new(link, keys.clone(), READ_TIMEOUT);
     let mut after = watermark;
     loop {
-        let read = queue::read(&mut link, keys, &identity, after, ENTRIES_A_READ, READ_TIMEOUT).await;
+        let read = link.read(&identity, after, ENTRIES_A_READ).await;
         let read = read.map_err(|fault| fault.to_string())?;
         let Some(last) = read.entries.last() else { return Ok((queued, unreadable)) };
         after = last.id;

@@ -1,0 +1,157 @@
+//! The cell's scripts, over one connection to Redis.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::{CellLink, Quotas, StoredGrant};
+use crate::catalog::publish::{Put, TemplateRow, put_answer, put_call};
+use crate::domain::ids::{EntryId, Serial, TemplateId};
+use crate::domain::window::Day;
+use crate::grant::queue::{QueueEntry, Read};
+use crate::limits;
+use crate::redis::cell::{CellMeta, Identity, accepted, int, read_meta, short, text};
+use crate::redis::client::{Call, Link};
+use crate::redis::fault::Fault;
+use crate::redis::keys::CellKeys;
+use crate::redis::scripts::Script;
+
+/// A link and the keys of the cell that it is used for.
+pub struct RedisCell {
+    link: Link,
+    keys: CellKeys,
+    /// Of one call.
+    timeout: Duration,
+}
+
+// === impl RedisCell ===
+
+impl RedisCell {
+    pub fn new(link: Link, keys: CellKeys, timeout: Duration) -> Self {
+        RedisCell { link, keys, timeout }
+    }
+
+    async fn ask(&mut self, call: &Call) -> Result<Value, Fault> {
+        tokio::time::timeout(self.timeout, self.link.call(call)).await.unwrap_or_else(|_| Err(Fault::timeout()))
+    }
+
+    fn trim_call(&self, identity: &Identity, watermark: EntryId, templates: &[TemplateId], grants: usize) -> Call {
+        let keep = EntryId::new(watermark.epoch, watermark.seq + 1);
+        let mut call = Call::new(Script::QueueTrim, [self.keys.meta(), self.keys.queue()].into_iter());
+        identity.put(&mut call);
+        call.arg(watermark.epoch).arg(watermark.seq).arg(keep.to_string()).arg(grants);
+        for template in templates {
+            call.arg(self.keys.template(*template).mark());
+        }
+        call
+    }
+}
+
+impl CellLink for RedisCell {
+    async fn meta(&mut self) -> Result<CellMeta, Fault> {
+        let read = tokio::time::timeout(self.timeout, read_meta(&mut self.link, &self.keys)).await;
+        read.unwrap_or_else(|_| Err(Fault::timeout()))
+    }
+
+    async fn close(&mut self, identity: &Identity) -> Result<(), Fault> {
+        let mut call = Call::new(Script::CellClose, [self.keys.meta()].into_iter());
+        call.arg(identity.epoch).arg(&*identity.replid);
+        accepted(self.ask(&call).await?).map(drop)
+    }
+
+    async fn open(&mut self, identity: &Identity, quotas: &Quotas, install: &str) -> Result<(), Fault> {
+        let mut names = vec![self.keys.meta(), self.keys.queue()];
+        names.extend(self.keys.quotas().iter().map(|key| &**key));
+        let mut call = Call::new(Script::CellOpen, names.into_iter());
+        identity.put(&mut call);
+        put_quotas(&mut call, quotas);
+        call.arg(install);
+        accepted(self.ask(&call).await?).map(drop)
+    }
+
+    async fn put(&mut self, identity: &Identity, row: &TemplateRow) -> Result<Put, Fault> {
+        let call = put_call(&self.keys, identity, false, row);
+        put_answer(self.ask(&call).await?)
+    }
+
+    async fn reapply(
+        &mut self,
+        identity: &Identity,
+        template: &TemplateRow,
+        day: Day,
+        quotas: &Quotas,
+        rows: &[StoredGrant],
+    ) -> Result<Serial, Fault> {
+        let keys = self.keys.template(template.id);
+        let names: Vec<&str> = [self.keys.meta(), keys.template(), keys.receipts()]
+            .into_iter()
+            .chain(self.keys.quotas().iter().map(|key| &**key))
+            .collect();
+        let mut call = Call::new(Script::CellReapply, names.into_iter());
+        identity.put(&mut call);
+        call.arg(day.start).arg(day.end).arg(u8::from(template.definition.quotas));
+        put_quotas(&mut call, quotas);
+        call.arg(rows.len());
+        for row in rows {
+            let hash = |hash: Option<u64>| hash.map(u64::to_be_bytes);
+            call.arg(row.user.as_deref().unwrap_or(""));
+            call.bytes(&row.receipt.pack());
+            call.bytes(hash(row.ip).as_ref().map_or(&[], |bytes| bytes));
+            call.bytes(hash(row.device).as_ref().map_or(&[], |bytes| bytes));
+        }
+        let mut reply = accepted(self.ask(&call).await?)?;
+        Ok(int(&reply.next().ok_or_else(short)?)? as Serial)
+    }
+
+    async fn read(&mut self, identity: &Identity, after: EntryId, count: usize) -> Result<Read, Fault> {
+        let mut call = Call::new(Script::QueueRead, [self.keys.meta(), self.keys.queue()].into_iter());
+        identity.put(&mut call);
+        call.arg(after.to_string()).arg(count);
+        let mut reply = accepted(self.ask(&call).await?)?;
+        let now = int(&reply.next().ok_or_else(short)?)?;
+        let length = int(&reply.next().ok_or_else(short)?)? as u64;
+        let Some(Value::Array(entries)) = reply.next() else { return Err(short()) };
+        let entries = entries.into_iter().map(parse_entry).collect::<Result<_, _>>()?;
+        Ok(Read { now, length, entries })
+    }
+
+    async fn trim(
+        &mut self,
+        identity: &Identity,
+        watermark: EntryId,
+        templates: &[TemplateId],
+        mut grants: usize,
+    ) -> Result<(), Fault> {
+        let mut from = 0;
+        loop {
+            let until = templates.len().min(from + limits::TRIM_MARKS_MAX);
+            let call = self.trim_call(identity, watermark, &templates[from..until], std::mem::take(&mut grants));
+            accepted(self.ask(&call).await?)?;
+            if until == templates.len() {
+                return Ok(());
+            }
+            from = until;
+        }
+    }
+}
+
+/// Quotas as arguments of a script.
+fn put_quotas(call: &mut Call, quotas: &Quotas) {
+    for (limit, window) in quotas {
+        call.arg(*limit).arg(*window);
+    }
+}
+
+/// Reads one element of an XRANGE reply: an id and a flat list of fields.
+pub fn parse_entry(value: Value) -> Result<QueueEntry, Fault> {
+    let Value::Array(pair) = value else { return Err(Fault::reply("no entry")) };
+    let mut pair = pair.into_iter();
+    let (Some(id), Some(Value::Array(fields))) = (pair.next(), pair.next()) else { return Err(short()) };
+    let id = EntryId::parse(&text(&id)?).ok_or_else(|| Fault::reply("no entry id"))?;
+    let mut fields = fields.into_iter();
+    let payload = match (fields.next(), fields.next()) {
+        (Some(Value::BulkString(name)), Some(Value::BulkString(payload))) if name == b"g" => payload,
+        _ => Vec::new(),
+    };
+    Ok(QueueEntry { id, payload })
+}
