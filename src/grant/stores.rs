@@ -12,6 +12,7 @@ use super::entry::{BadEntry, Grant};
 use super::queue::Read;
 use super::rows::Row;
 use super::terms::Terms;
+use super::watermark::Awaited;
 use crate::catalog::publish::{Put, TemplateRow};
 use crate::domain::ids::{EntryId, Epoch, Serial, TemplateId};
 use crate::domain::window::Day;
@@ -28,6 +29,25 @@ pub trait Stores: Send + Sync + 'static {
     fn link(&self) -> impl Future<Output = Result<Self::Link, Fault>> + Send;
 
     fn archive(&self) -> impl Future<Output = Result<Self::Archive, PgFault>> + Send;
+}
+
+/// Where those who wait for rows look.
+pub trait RowsSeen: Send + Sync + 'static {
+    /// How far the cell is stored, for waiters whose entries are of epoch `lowest` or later.
+    fn reached(&self, lowest: Epoch) -> impl Future<Output = Result<Reached, PgFault>> + Send;
+
+    /// Which of these grants are rows.
+    fn stored(&self, grants: &[Awaited]) -> impl Future<Output = Result<Vec<Awaited>, PgFault>> + Send;
+}
+
+/// How far a cell is stored.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    pub watermark: EntryId,
+    /// Whether anything was ever set aside: then only a row proves a grant.
+    pub any_set_aside: bool,
+    /// Openings later than some epoch: where the history before each ended.
+    pub endings: Vec<(Epoch, EntryId)>,
 }
 
 /// Limit and window in ms of user, IP and device.

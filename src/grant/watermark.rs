@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::cells::{self, Position, cell_i16};
+use super::stores::postgres::PgRows;
+use super::stores::{Reached, RowsSeen};
 use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::limits;
 use crate::pg::{Pg, PgFault};
@@ -45,9 +46,8 @@ pub struct Acks {
 }
 
 /// The task that asks. One a process.
-pub struct AckPoller {
-    pg: Pg,
-    cell: CellId,
+pub struct AckPoller<R = PgRows> {
+    rows: R,
     arrivals: mpsc::Receiver<Waiter>,
     waiting: Vec<Waiter>,
 }
@@ -57,13 +57,15 @@ struct Waiter {
     answer: oneshot::Sender<Ack>,
 }
 
-/// Openings later than some waiter's epoch: where the history before each ended.
-type Endings = Vec<(Epoch, EntryId)>;
-
 /// A waiting place and the task that serves it.
 pub fn acks(pg: Pg, cell: CellId) -> (Acks, AckPoller) {
+    acks_over(PgRows { pg, cell })
+}
+
+/// The same, where rows are seen by other means.
+pub fn acks_over<R: RowsSeen>(rows: R) -> (Acks, AckPoller<R>) {
     let (waiters, arrivals) = mpsc::channel(limits::ACK_WAITERS_MAX);
-    (Acks { waiters }, AckPoller { pg, cell, arrivals, waiting: Vec::new() })
+    (Acks { waiters }, AckPoller { rows, arrivals, waiting: Vec::new() })
 }
 
 // === impl Acks ===
@@ -85,7 +87,7 @@ impl Acks {
 
 // === impl AckPoller ===
 
-impl AckPoller {
+impl<R: RowsSeen> AckPoller<R> {
     /// Runs until every [`Acks`] is gone.
     pub async fn run(mut self) {
         let mut failing = false;
@@ -112,7 +114,7 @@ impl AckPoller {
                 Err(fault) => {
                     metrics().postgres_error(fault.word());
                     if !failing {
-                        tracing::warn!(cell = self.cell.0, %fault, "cannot ask for the watermark");
+                        tracing::warn!(%fault, "cannot ask for the watermark");
                     }
                     failing = true;
                     20 * limits::ACK_POLL_MS
@@ -125,19 +127,10 @@ impl AckPoller {
     /// One look at PostgreSQL; answers whom it can.
     async fn round(&mut self) -> Result<(), PgFault> {
         let Some(lowest) = self.waiting.iter().map(|waiter| waiter.awaited.entry.epoch).min() else { return Ok(()) };
-        let client = self.pg.urgent().await?;
-        let sql = include_str!("../sql/grant/wait_round.sql");
-        let rows = client.query(sql, &[&cell_i16(self.cell), &i32::from(lowest)]).await?;
-        let Some(first) = rows.first() else { return Err(PgFault::fault("the cell has no row")) };
-        let position = Position { epoch: cells::epoch(first, 0), watermark: cells::entry(first, 1) };
-        let any_set_aside = first.get::<_, i64>(3) > 0;
-        let endings: Endings = rows
-            .iter()
-            .filter_map(|row| Some((row.get::<_, Option<i32>>(4)? as Epoch, cells::entry(row, 5))))
-            .collect();
+        let Reached { watermark, any_set_aside, endings } = self.rows.reached(lowest).await?;
         let mut passed = Vec::new();
         for waiter in std::mem::take(&mut self.waiting) {
-            match judge(waiter.awaited.entry, position.watermark, &endings) {
+            match judge(waiter.awaited.entry, watermark, &endings) {
                 Some(Ack::Committed) if any_set_aside => passed.push(waiter),
                 Some(ack) => drop(waiter.answer.send(ack)),
                 None => self.waiting.push(waiter),
@@ -147,21 +140,16 @@ impl AckPoller {
             return Ok(());
         }
         // Something was set aside once: only the row itself proves a grant.
-        let of = |number: fn(&Awaited) -> i32| passed.iter().map(|w| number(&w.awaited)).collect::<Vec<i32>>();
-        let serials: Vec<i64> = passed.iter().map(|waiter| waiter.awaited.serial as i64).collect();
-        let (templates, epochs) = (of(|awaited| awaited.template.as_i32()), of(|awaited| i32::from(awaited.epoch)));
-        let stored = client.query(include_str!("../sql/grant/stored_of.sql"), &[&templates, &serials, &epochs]).await;
-        let stored = match stored {
-            Ok(rows) => rows,
-            Err(error) => {
+        let asked: Vec<Awaited> = passed.iter().map(|waiter| waiter.awaited).collect();
+        let stored: HashSet<Awaited> = match self.rows.stored(&asked).await {
+            Ok(stored) => stored.into_iter().collect(),
+            Err(fault) => {
                 self.waiting.append(&mut passed);
-                return Err(error.into());
+                return Err(fault);
             }
         };
-        let stored: HashSet<(i32, i64, i32)> = stored.iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect();
         for Waiter { awaited, answer } in passed {
-            let key = (awaited.template.as_i32(), awaited.serial as i64, i32::from(awaited.epoch));
-            let _ = answer.send(if stored.contains(&key) { Ack::Committed } else { Ack::SetAside });
+            let _ = answer.send(if stored.contains(&awaited) { Ack::Committed } else { Ack::SetAside });
         }
         Ok(())
     }

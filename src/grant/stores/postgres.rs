@@ -1,22 +1,24 @@
 //! A cell's statements, over one connection to PostgreSQL; and where both stores are found.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::redis::RedisCell;
-use super::{Archive, StoredGrant, Stores};
+use super::{Archive, Reached, RowsSeen, StoredGrant, Stores};
 use crate::catalog::publish::{TemplateRow, load_page};
 use crate::domain::ids::{CellId, EntryId, Epoch, SERIAL_MAX, Serial, TemplateId};
 use crate::domain::template::Definition;
 use crate::grant::aside::SetAside;
 use crate::grant::cells::{self, CellRow, cell_i16};
 use crate::grant::entry::{BadEntry, Grant};
-use crate::grant::rows::{self, Row};
+use crate::grant::rows::{self, Row as GrantRow};
 use crate::grant::terms::Terms;
+use crate::grant::watermark::Awaited;
 use crate::ledger::counters::{Issued, IssuedCounter};
 use crate::pg::{Pg, PgFault};
 use crate::redis::cell::Receipt;
@@ -31,6 +33,12 @@ pub struct LiveStores {
     pub cell: CellId,
     /// Of one call to Redis.
     pub redis_timeout: Duration,
+}
+
+/// Rows as any process sees them, over pooled connections that nobody else can take away.
+pub struct PgRows {
+    pub pg: Pg,
+    pub cell: CellId,
 }
 
 /// A connection of the cell's own, and what it has prepared.
@@ -60,6 +68,36 @@ impl Stores for LiveStores {
             .batch_execute("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3")
             .await?;
         PgArchive::new(client, self.cell).await
+    }
+}
+
+// === impl PgRows ===
+
+impl RowsSeen for PgRows {
+    async fn reached(&self, lowest: Epoch) -> Result<Reached, PgFault> {
+        let client = self.pg.urgent().await?;
+        let sql = include_str!("../../sql/grant/wait_round.sql");
+        let rows = client.query(sql, &[&cell_i16(self.cell), &i32::from(lowest)]).await?;
+        let Some(first) = rows.first() else { return Err(PgFault::fault("the cell has no row")) };
+        let ending = |row: &Row| Some((row.get::<_, Option<i32>>(4)? as Epoch, cells::entry(row, 5)));
+        Ok(Reached {
+            watermark: cells::entry(first, 1),
+            any_set_aside: first.get::<_, i64>(3) > 0,
+            endings: rows.iter().filter_map(ending).collect(),
+        })
+    }
+
+    async fn stored(&self, grants: &[Awaited]) -> Result<Vec<Awaited>, PgFault> {
+        let client = self.pg.urgent().await?;
+        let of = |number: fn(&Awaited) -> i32| grants.iter().map(number).collect::<Vec<i32>>();
+        let (templates, epochs) = (of(|grant| grant.template.as_i32()), of(|grant| i32::from(grant.epoch)));
+        let serials: Vec<i64> = grants.iter().map(|grant| grant.serial as i64).collect();
+        let rows =
+            client.query(include_str!("../../sql/grant/stored_of.sql"), &[&templates, &serials, &epochs]).await?;
+        let stored: HashSet<(i32, i64, i32)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        let is_stored =
+            |grant: &&Awaited| stored.contains(&(grant.template.as_i32(), grant.serial as i64, i32::from(grant.epoch)));
+        Ok(grants.iter().filter(is_stored).copied().collect())
     }
 }
 
@@ -187,7 +225,7 @@ impl Archive for PgArchive {
         Ok(moved > 0)
     }
 
-    async fn copy(&self, rows: &[&[Row<'_>]]) -> Result<usize, PgFault> {
+    async fn copy(&self, rows: &[&[GrantRow<'_>]]) -> Result<usize, PgFault> {
         let packed = rows::pack(rows);
         let count = packed.rows();
         if count > 0 {
