@@ -8,6 +8,7 @@ use crate::admission::throttle::Throttles;
 use crate::catalog::api_keys::ApiKeys;
 use crate::catalog::snapshot::SharedSnapshot;
 use crate::claim::cell::Cell;
+use crate::claim::confirm::{self, Confirmer, Confirms};
 use crate::claim::doubt::Doubts;
 use crate::claim::lane::{LaneHandle, LaneShared};
 use crate::claim::lookup::LookupHandle;
@@ -57,6 +58,10 @@ pub struct App {
     pub acks: Acks,
     /// The task behind `acks`, until [`crate::serve::run`] takes it.
     pub ack_poller: std::sync::Mutex<Option<AckPoller>>,
+    /// Waits for replicas, for ack level `replica`.
+    pub confirms: Confirms,
+    /// The task behind `confirms`, until [`crate::serve::run`] takes it.
+    pub confirmer: std::sync::Mutex<Option<Confirmer>>,
     draining: AtomicBool,
 }
 
@@ -78,16 +83,18 @@ impl App {
         let code_key = config.code_key();
         let pg = Pg::new(&config.postgres)?;
         let (acks, ack_poller) = watermark::acks(pg.clone(), cell);
+        let (redis, keys, cell_state) = (Redis::new(&config.redis)?, CellKeys::new(cell), Arc::<Cell>::default());
+        let (confirms, confirmer) = confirm::confirms(redis.clone(), keys.clone(), cell_state.clone(), &config.claim);
         Ok(Arc::new(App {
             replica: Replica::new(&config.postgres)?,
-            redis: Redis::new(&config.redis)?,
+            redis,
             hashing: Hashing::new(&code_key),
             gift_tokens: GiftTokens::new(&code_key),
             seal: Seal::new(&code_key),
             gatekeeper: Gatekeeper::new(&config.auth),
             throttles: Throttles::new(&config.throttle),
             claims: ClaimParts {
-                cell: Arc::default(),
+                cell: cell_state,
                 doubts: Arc::default(),
                 keys: ClaimKeys::new()?,
                 background_lanes: OnceLock::new(),
@@ -96,9 +103,11 @@ impl App {
             api_keys: ApiKeys::new(pg.clone()),
             snapshot: Default::default(),
             snapshot_loading: Default::default(),
-            keys: CellKeys::new(cell),
+            keys,
             acks,
             ack_poller: std::sync::Mutex::new(Some(ack_poller)),
+            confirms,
+            confirmer: std::sync::Mutex::new(Some(confirmer)),
             draining: AtomicBool::new(false),
             pg,
             users,

@@ -7,9 +7,11 @@
 //! - [`cell`]: which history of the cell this process believes in
 //! - [`lane`]: where claims wait for the batch in flight
 //! - [`lookup`]: the lane for claim keys that are looked up before a refusal
+//! - [`confirm`]: waits until replicas have a grant: ack level `replica`
 //! - [`doubt`]: claims whose outcome is unknown, until their deadline has passed
 
 pub mod cell;
+pub mod confirm;
 pub mod doubt;
 pub mod engine;
 pub mod lane;

@@ -74,6 +74,8 @@ pub struct Http {
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     pub url: Secret,
+    pub sentinels: Vec<Secret>,
+    pub master_name: String,
     pub pool_max: usize,
     pub connect_timeout_ms: u64,
     pub command_timeout_ms: u64,
@@ -156,6 +158,7 @@ pub struct Quota {
 #[serde(rename_all = "lowercase")]
 pub enum Ack {
     Redis,
+    Replica,
     Postgres,
 }
 
@@ -165,6 +168,8 @@ pub struct Claim {
     pub ack: Ack,
     pub deadline_ms: u64,
     pub answer_margin_ms: u64,
+    pub replicas: u32,
+    pub replica_wait_ms: u64,
     pub postgres_wait_ms: u64,
     pub batch_max: usize,
     pub lane_max: usize,
@@ -291,6 +296,11 @@ impl Config {
             self.redis.pool_max > 0 && self.postgres.pool_max > 1,
             "redis.pool_max must be at least 1, postgres.pool_max at least 2",
         );
+        demand(
+            self.redis.sentinels.is_empty() || !self.redis.master_name.is_empty(),
+            "redis.sentinels: set redis.master_name to the name under which they know the master",
+        );
+        demand(self.redis.sentinels.len() <= limits::SENTINELS_MAX, "redis.sentinels: name at most 16");
         demand(self.auth.jwt_leeway_s <= 5, "auth.jwt_leeway_s must be at most 5");
         if self.auth.mode == AuthMode::Jwt {
             demand(
@@ -325,6 +335,12 @@ impl Config {
             self.claim.wait_max_ms < self.claim.deadline_ms,
             "claim.wait_max_ms must be less than claim.deadline_ms",
         );
+        demand(
+            (1..=limits::REPLICAS_MAX).contains(&self.claim.replicas),
+            &format!("claim.replicas must be 1 to {}", limits::REPLICAS_MAX),
+        );
+        // WAIT takes 0 as for ever.
+        demand((1..=60_000).contains(&self.claim.replica_wait_ms), "claim.replica_wait_ms must be 1 to 60000");
         demand(self.claim.backlog_grants_max >= 100, "claim.backlog_grants_max must be at least 100");
         demand(
             (1..=limits::FLUSH_ROWS_MAX).contains(&self.flusher.rows_max),
@@ -497,6 +513,14 @@ mod tests {
         assert_eq!(wrong.0.len(), 2, "{wrong}");
         let wrong = build(&[("FLOODGATE_CLAIM_WAIT_MAX_MS", "5000"), ("FLOODGATE_FLUSHER_ROWS_MAX", "0")]).unwrap_err();
         assert_eq!(wrong.0.len(), 2, "{wrong}");
+        let wrong = build(&[
+            ("FLOODGATE_REDIS_SENTINELS", "redis://s1:26379"),
+            ("FLOODGATE_REDIS_MASTER_NAME", ""),
+            ("FLOODGATE_CLAIM_REPLICAS", "0"),
+            ("FLOODGATE_CLAIM_REPLICA_WAIT_MS", "0"),
+        ])
+        .unwrap_err();
+        assert_eq!(wrong.0.len(), 3, "{wrong}");
     }
 
     #[test]
@@ -550,14 +574,17 @@ mod tests {
             env(&[
                 ("FLOODGATE_POSTGRES_URL", "postgres://fg:hunter2@db/x"),
                 ("FLOODGATE_ADMIN_KEY", "an-admin-key-of-length"),
+                ("FLOODGATE_REDIS_SENTINELS", "redis://:hunter3@s1:26379, redis://s2:26379"),
             ]),
         )
         .unwrap();
         let shown = layers.print();
-        for secret in ["hunter2", "an-admin-key", "0123456789abcdef", "000102"] {
+        for secret in ["hunter2", "hunter3", "an-admin-key", "0123456789abcdef", "000102"] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
-        assert!(shown.contains("postgres://fg:(hidden)@db/x"));
-        assert!(!format!("{:?}", layers.build().unwrap()).contains("hunter2"));
+        assert!(shown.contains("postgres://fg:(hidden)@db/x") && shown.contains("redis://s2:26379"), "{shown}");
+        let config = layers.build().unwrap();
+        assert_eq!(config.redis.sentinels[1].expose(), "redis://s2:26379");
+        assert!(!format!("{config:?}").contains("hunter"));
     }
 }

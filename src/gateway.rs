@@ -195,12 +195,21 @@ async fn acknowledge(
 ) -> Result<(), Problem> {
     let level = template.definition.ack.unwrap_or(match app.config.claim.ack {
         config::Ack::Redis => AckLevel::Redis,
+        config::Ack::Replica => AckLevel::Replica,
         config::Ack::Postgres => AckLevel::Postgres,
     });
-    if level == AckLevel::Redis {
-        return Ok(());
-    }
     let waiting = Instant::now();
+    match level {
+        AckLevel::Redis => return Ok(()),
+        AckLevel::Replica => {
+            // The entry was told by the script that answered: its epoch is the one that held then.
+            let deadline = (waiting + ms(app.config.claim.replica_wait_ms)).into();
+            let confirmed = app.confirms.wait(entry.epoch, deadline).await;
+            metrics().claim_replica_seconds.record(waiting.elapsed());
+            return if confirmed { Ok(()) } else { Err(unknown(claim_key)) };
+        }
+        AckLevel::Postgres => {}
+    }
     let deadline = (begun + ms(app.config.claim.postgres_wait_ms)).into();
     let awaited = Awaited { entry, template: template.id, serial: held.serial, epoch: held.epoch };
     let ack = app.acks.wait(awaited, deadline).await;

@@ -38,6 +38,15 @@ pub const ACK_WAITERS_MAX: usize = 65_536;
 /// Time between two looks at the watermark while somebody waits for it.
 pub const ACK_POLL_MS: u64 = 3;
 
+/// Replicas that a claim may have to wait for.
+pub const REPLICAS_MAX: u32 = 16;
+
+/// Claims of ack level `replica` that wait for replicas in one process: about 50 bytes each.
+pub const CONFIRM_WAITERS_MAX: usize = 65_536;
+
+/// Pause after replicas were asked for in vain, while those who wait ask again.
+pub const CONFIRM_PAUSE_MS: u64 = 20;
+
 /// Marks of templates that one call of the trim script may clear: Lua's `unpack` takes 7,999.
 pub const TRIM_MARKS_MAX: usize = 4_000;
 
@@ -107,6 +116,14 @@ pub const REPLICA_POSITIONS_MAX: usize = 1_200;
 
 /// The longest that a read waits for a connection to a replica, while it could ask the primary.
 pub const REPLICA_CONNECT_MS: u64 = 1_000;
+
+/// Sentinels that are asked for the master, all at once for every new connection.
+pub const SENTINELS_MAX: usize = 16;
+
+/// Time between two looks at who the master is, and how long the slower Sentinels are waited for once one has
+/// answered.
+pub const SENTINEL_LOOK_MS: u64 = 500;
+pub const SENTINEL_GRACE_MS: u64 = 100;
 
 /// Time between two attempts to open a cell.
 pub const OPEN_PAUSE_MS: u64 = 1_000;

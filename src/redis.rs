@@ -4,11 +4,17 @@
 //! - [`keys`]: every key, each shown once
 //! - [`scripts`]: the Lua scripts as a closed list, loaded before they are called
 //! - [`fault`]: what a failed call means: certainly not executed, or unknown
-//! - [`client`]: connections, and one call of one script
+//! - [`master`]: which Redis is the master, and connections to it
+//! - [`pool`]: connections that are lent
+//! - [`client`]: one call of one script
 //! - [`cell`]: a cell's identity, and the small calls beside the claim path
+//! - [`replicas`]: whether replicas have what a cell has granted
 
 pub mod cell;
 pub mod client;
 pub mod fault;
 pub mod keys;
+pub mod master;
+mod pool;
+pub mod replicas;
 pub mod scripts;

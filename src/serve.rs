@@ -70,10 +70,15 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     let mut background: Vec<JoinHandle<()>> =
         vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(poller::run(app.clone()))];
     background.push(tokio::spawn(cell::watch(app.claims.cell.clone(), app.engine())));
+    let followed = app.redis.clone();
+    background.push(tokio::spawn(async move { followed.master().follow().await }));
     let looked_after = app.clone();
     background.push(tokio::spawn(async move { replica::watch(looked_after.pg.clone(), &looked_after.replica).await }));
     if let Some(acks) = app.ack_poller.lock().expect("no panic holds this lock").take() {
         background.push(tokio::spawn(acks.run()));
+    }
+    if let Some(confirmer) = app.confirmer.lock().expect("no panic holds this lock").take() {
+        background.push(tokio::spawn(confirmer.run()));
     }
     if roles.gateway {
         background.push(tokio::spawn(probe::run(app.clone())));

@@ -71,6 +71,8 @@ metrics_table! {
     claim_redis_seconds: Histogram "floodgate_claim_seconds" {"stage" = "redis"},
     /// Time from a claim's arrival to its answer, by stage: waiting for PostgreSQL at ack level postgres.
     claim_postgres_seconds: Histogram "floodgate_claim_seconds" {"stage" = "postgres"},
+    /// Time from a claim's arrival to its answer, by stage: waiting for replicas at ack level replica.
+    claim_replica_seconds: Histogram "floodgate_claim_seconds" {"stage" = "replica"},
     /// Claims in a batch.
     batch_size: Histogram "floodgate_batch_size",
     /// Claims that wait in lanes now.
@@ -79,6 +81,8 @@ metrics_table! {
     lookups: Counter "floodgate_lookups_total",
     /// Batches that Redis did not execute because the cell's identity did not match.
     identity_mismatch: Counter "floodgate_identity_mismatch_total",
+    /// Times that Sentinel named another Redis as the master.
+    master_changes: Counter "floodgate_redis_master_changes_total",
     /// Batches refused because Redis' clock was more than a second behind.
     clock_behind: Counter "floodgate_clock_behind_total",
     /// Keys in the throttle tables, by scope.
@@ -111,6 +115,10 @@ metrics_table! {
     snapshot_age_seconds: Gauge "floodgate_snapshot_age_seconds",
     /// Claims of ack level postgres that wait for their row.
     ack_waiting: Gauge "floodgate_ack_waiting",
+    /// Claims of ack level replica that wait for replicas to have their grant.
+    confirm_waiting: Gauge "floodgate_confirm_waiting",
+    /// Times that not enough replicas had what was granted, or could not be asked.
+    confirm_failed: Counter "floodgate_confirm_failed_total",
     /// Entries on the grant queue.
     backlog_entries: Gauge "floodgate_backlog_entries",
     /// Grants on the queue: at claim.backlog_grants_max claims are refused.

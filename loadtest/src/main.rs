@@ -281,6 +281,9 @@ fn settings(source: Source, urls: &[(&str, Option<String>)]) -> Result<Config, S
     for (section, url) in urls {
         if let Some(url) = url {
             layers.set(section, "url", url.as_str());
+            if *section == "redis" {
+                layers.set("redis", "sentinels", Vec::<String>::new());
+            }
         }
     }
     layers.build().map_err(sentences)

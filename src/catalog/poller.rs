@@ -19,6 +19,7 @@ use crate::clock::now_ms;
 use crate::config::ms;
 use crate::domain::ids::TemplateId;
 use crate::domain::user::UserRef;
+use crate::grant::cells::{self, cell_i16};
 use crate::limits::BLACKLIST_MAX;
 use crate::pg::PgFault;
 use crate::telemetry::metrics;
@@ -33,9 +34,10 @@ pub async fn load_once(app: &App) -> Result<(), PgFault> {
     let _loading = app.snapshot_loading.lock().await;
     let client = app.pg.urgent().await?;
     // Counters first: what changes while the rows are read is read again in the next round.
-    let row = client.query_one(VERSIONS, &[]).await?;
+    let row = client.query_one(VERSIONS, &[&cell_i16(app.cell)]).await?;
     let (templates, blacklist): (i64, i64) = (row.get("templates"), row.get("blacklist"));
     app.api_keys.saw_version(row.get("api_keys"));
+    app.claims.cell.raise_floor(cells::epoch(&row, 3));
 
     let old = app.snapshot.load_full();
     if (old.templates_version, old.blacklist_version) == (templates, blacklist) {

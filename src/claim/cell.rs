@@ -4,15 +4,19 @@
 //! finds a mismatch, the cell's meta is read again: if it is open, on a master, and the recorded
 //! replication id is the live one, its epoch is adopted; else the cell is closed for this process
 //! until that is so.
+//!
+//! A master that was replaced and does not know it has a cell that looks open. Epochs only rise: what is
+//! below one that this process has adopted, or that PostgreSQL has seen begin, is a history that has ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
 use super::engine::Engine;
 use crate::clock::mono_ms;
+use crate::domain::ids::Epoch;
 use crate::redis::cell::{CellMeta, Identity};
 use crate::redis::fault::Fault;
 use crate::telemetry::metrics;
@@ -21,6 +25,8 @@ use crate::telemetry::metrics;
 #[derive(Default)]
 pub struct Cell {
     identity: ArcSwapOption<Identity>,
+    /// Lower epochs are not adopted.
+    floor: AtomicU16,
     /// Redis' time less this process' monotonic time, in ms, plus one; 0: not known.
     clock_offset: AtomicU64,
 }
@@ -66,10 +72,20 @@ impl Cell {
     /// Takes over what the cell's meta says.
     pub fn adopt(&self, meta: &CellMeta) -> Option<Arc<Identity>> {
         self.see_clock(meta.now);
-        let identity = Identity::of(meta).map(Arc::new);
+        let floor = self.floor.load(Ordering::Acquire);
+        let identity = Identity::of(meta).filter(|identity| identity.epoch >= floor).map(Arc::new);
+        self.floor.fetch_max(identity.as_ref().map_or(0, |identity| identity.epoch), Ordering::AcqRel);
         metrics().cell_epoch.set(identity.as_ref().map_or(0.0, |identity| f64::from(identity.epoch)));
         self.identity.store(identity.clone());
         identity
+    }
+
+    /// Histories before `epoch` have ended, whatever a Redis says of its own.
+    pub fn raise_floor(&self, epoch: Epoch) {
+        self.floor.fetch_max(epoch, Ordering::AcqRel);
+        if let Some(ended) = self.identity().filter(|identity| identity.epoch < epoch) {
+            self.doubt(&ended);
+        }
     }
 
     /// Notes Redis' time as an answer told it: never later than it is now.
@@ -119,4 +135,30 @@ fn report_backlog(meta: &CellMeta) {
     metrics().backlog_grants.set(meta.queued as f64);
     metrics().backlog_age_seconds.set(age);
     metrics().watermark_lag_seconds.set(age);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_that_has_ended_is_not_adopted() {
+        let meta = |epoch| CellMeta {
+            role: "master".into(),
+            live_replid: "a".into(),
+            replid: "a".into(),
+            epoch,
+            open: true,
+            ..CellMeta::default()
+        };
+        let cell = Cell::default();
+        assert!(cell.adopt(&meta(2)).is_some());
+        assert!(cell.adopt(&meta(1)).is_none() && cell.identity().is_none());
+        assert!(cell.adopt(&meta(2)).is_some());
+        cell.raise_floor(2);
+        assert!(cell.identity().is_some());
+        cell.raise_floor(3);
+        assert!(cell.identity().is_none() && cell.adopt(&meta(2)).is_none());
+        assert!(cell.adopt(&meta(3)).is_some());
+    }
 }

@@ -56,7 +56,7 @@ impl RedisEngine {
     }
 
     async fn take_link(&mut self) -> Result<Link, Fault> {
-        match self.link.take() {
+        match self.link.take().filter(Link::is_current) {
             Some(link) => Ok(link),
             None => self.redis.link().await,
         }
@@ -65,7 +65,8 @@ impl RedisEngine {
     fn keep<T>(&mut self, link: Link, result: &Result<T, Fault>) {
         let intact = match result {
             Ok(_) => true,
-            Err(fault) => fault.executed == Executed::No && fault.kind != "connect",
+            // A replica stays one for longer than a claim can wait: the next link asks where the master is.
+            Err(fault) => fault.executed == Executed::No && !matches!(fault.kind, "connect" | "readonly"),
         };
         if intact {
             self.link = Some(link);
@@ -133,7 +134,9 @@ impl Engine for RedisEngine {
             // Whoever serves now, this link leads there.
             self.served = None;
         }
-        self.keep(link, &meta);
+        if meta.as_ref().is_ok_and(|meta| meta.role == "master") {
+            self.keep(link, &meta);
+        }
         meta
     }
 

@@ -10,7 +10,7 @@ use clap::Args;
 use redis::Value;
 
 use super::{Failure, Source, descriptors, out, runtime};
-use crate::config::Config;
+use crate::config::{Ack, Config};
 use crate::pg::{Pg, migrate};
 use crate::redis::client::Redis;
 
@@ -122,7 +122,7 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
     let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
     report.demand("redis version", version, major >= REDIS_MAJOR_MIN, "Redis 7.0 or newer is needed");
     let role = field("role");
-    report.demand("redis role", role, role == "master", "the URL must lead to the master: a replica takes no claim");
+    report.demand("redis role", role, role == "master", "the address must be the master's: a replica takes no claim");
     let clustered = field("cluster_enabled");
     report.demand(
         "redis cluster_enabled",
@@ -162,6 +162,7 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
             Ok(value) => report.demand(&what, &value, holds.contains(&value.as_str()), remedy),
         }
     }
+    replication(report, config, &redis, field("connected_slaves")).await;
     if let Value::Array(parts) = &time
         && let [seconds, micros] = &parts[..]
         && let (Ok(seconds), Ok(micros)) = (text(seconds).parse(), text(micros).parse::<u64>())
@@ -170,6 +171,59 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
         report.skew("redis clock", theirs, before, took);
     }
     Ok(())
+}
+
+/// What ack level replica, and a failover, stand on.
+async fn replication(report: &mut Report, config: &Config, redis: &Redis, connected: &str) {
+    let wanted = config.claim.replicas;
+    let is_default = config.claim.ack == Ack::Replica;
+    let sentinels = redis.master().sentinels();
+    let count: u32 = connected.parse().unwrap_or(0);
+    let found = format!("{connected} connected, claim.replicas is {wanted}");
+    if count >= wanted {
+        report.ok("redis replicas", &found);
+    } else if is_default {
+        let remedy = "claims of level replica are answered outcome_unknown: attach replicas";
+        report.fail("redis replicas", format_args!("{found}: {remedy}"));
+    } else if sentinels > 0 {
+        report.warn("redis replicas", format_args!("{found}: a template of level replica could not be claimed"));
+    } else {
+        report.ok("redis replicas", format_args!("{connected} connected, and none is asked for"));
+    }
+    if is_default || sentinels > 0 || count > 0 {
+        match setting(redis, "min-replicas-to-write").await.map(|text| text.parse::<u32>().unwrap_or(0)) {
+            Err(error) => report.warn("redis min-replicas-to-write", format_args!("cannot be read ({error})")),
+            Ok(0) => report.warn(
+                "redis min-replicas-to-write",
+                "0: a master that is cut off goes on granting what a failover loses; set 1, where there are two \
+                 replicas or more, or take level replica",
+            ),
+            Ok(least) if least > count => report.fail(
+                "redis min-replicas-to-write",
+                format_args!("{least}, but {count} replicas are connected: Redis refuses every claim"),
+            ),
+            Ok(least) => report.ok("redis min-replicas-to-write", least),
+        }
+        match setting(redis, "repl-backlog-ttl").await {
+            Ok(ttl) if ttl != "0" => report.warn(
+                "redis repl-backlog-ttl",
+                format_args!("{ttl}: set 0, or the cell is closed for a moment when the last replica has been away"),
+            ),
+            Ok(ttl) => report.ok("redis repl-backlog-ttl", ttl),
+            Err(error) => report.warn("redis repl-backlog-ttl", format_args!("cannot be read ({error})")),
+        }
+    }
+    for (number, said) in redis.master().quorum().await.into_iter().enumerate() {
+        let what = format!("sentinel {}", number + 1);
+        match said {
+            Ok(said) => report.ok(&what, said),
+            Err(error) => report.fail(&what, error),
+        }
+    }
+    if (1..3).contains(&sentinels) {
+        report
+            .warn("sentinels", format_args!("{sentinels}: three or more, on machines of their own, fail over safely"));
+    }
 }
 
 async fn postgres(report: &mut Report, config: &Config) -> Result<(), String> {

@@ -63,6 +63,8 @@ impl Layers {
                 } else {
                     "(hidden)".into()
                 };
+            } else if let Some(Value::Array(urls)) = slot {
+                urls.iter_mut().for_each(|url| *url = url.as_str().map(hide_password).unwrap_or_default().into());
             }
         }
         toml::to_string(&shown).expect("a table of plain values")
@@ -71,6 +73,7 @@ impl Layers {
 
 const SECRETS: &[(&str, &str)] = &[
     ("redis", "url"),
+    ("redis", "sentinels"),
     ("postgres", "url"),
     ("postgres", "replica_url"),
     ("auth", "jwt_secret"),

@@ -66,6 +66,7 @@ impl Demo {
             }
         };
         config.redis.url = Secret::new(servers.redis.url());
+        config.redis.sentinels.clear();
         config.postgres.url = Secret::new(servers.postgres.url());
         let admin_key = servers.data.admin_key();
         let (stop, stopping) = watch::channel(false);

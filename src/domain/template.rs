@@ -33,6 +33,8 @@ pub(crate) use shape::read_rules;
 pub enum AckLevel {
     /// The script ran. Under `appendfsync always` the grant is on Redis' disk.
     Redis,
+    /// As many replicas as `claim.replicas` have the grant, too.
+    Replica,
     /// The grant's row is committed in PostgreSQL.
     Postgres,
 }
@@ -181,7 +183,7 @@ macro_rules! words {
     };
 }
 
-words!(AckLevel: "redis" = Redis, "postgres" = Postgres);
+words!(AckLevel: "redis" = Redis, "replica" = Replica, "postgres" = Postgres);
 words!(Issuer: "platform" = Platform, "merchant" = Merchant, "streamer" = Streamer);
 words!(Status:
     "draft" = Draft, "pending_approval" = PendingApproval, "approved" = Approved, "published" = Published,

@@ -123,7 +123,7 @@ impl<'a, S: Stores> Owner<'a, S> {
 
     /// One look at the queue: whether there was anything.
     pub async fn pass(&mut self) -> Result<bool, PassFault> {
-        let mut link = match self.link.take() {
+        let mut link = match self.link.take().filter(CellLink::is_current) {
             Some(link) => link,
             None => {
                 self.identity = None;

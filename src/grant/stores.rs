@@ -68,6 +68,11 @@ pub struct StoredGrant {
 /// Each call is bounded in time. A link does not reconnect by itself: after a fault that is not a
 /// script's refusal nobody knows what is still on its way over it, and it is to be dropped.
 pub trait CellLink: Send {
+    /// Whether it leads to the Redis that is the master, as far as is known. One that does not is not used again.
+    fn is_current(&self) -> bool {
+        true
+    }
+
     fn meta(&mut self) -> impl Future<Output = Result<CellMeta, Fault>> + Send;
 
     /// Closes the cell under a new epoch: grants stop.

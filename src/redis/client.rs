@@ -2,31 +2,37 @@
 //!
 //! A [`Link`] is one connection that never reconnects by itself: after a fault whose outcome is
 //! unknown it is broken and must be replaced, so that no late answer is taken for another's.
-//! [`Redis::pooled`] borrows one for reads and administration.
+//! [`Redis::pooled`] borrows one for reads and administration. A connection that turns out to lead to a
+//! replica is not used again: the next one is made to whoever is the master then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
+use deadpool::Runtime;
+use deadpool::managed::{Object, PoolConfig, Timeouts};
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisResult, Value};
+use redis::{Cmd, RedisResult, Value};
 
 use super::fault::Fault;
+use super::master::Master;
+use super::pool::{Keeper, Pool};
 use super::scripts::Script;
 use crate::config;
 
-/// One Redis server, by its URL.
+/// The Redis that is the master.
 #[derive(Clone)]
 pub struct Redis {
-    client: Client,
+    master: Arc<Master>,
     pool: Pool,
-    connect_timeout: Duration,
     command_timeout: Duration,
 }
 
 /// One connection that is kept until it breaks.
 pub struct Link {
     connection: MultiplexedConnection,
+    master: Arc<Master>,
+    /// The master's turn in which it was made.
+    turn: u64,
 }
 
 /// A script's keys and arguments, in the form in which they are sent.
@@ -40,50 +46,47 @@ pub struct Call {
 impl Redis {
     /// Takes the settings; connects to nothing yet.
     pub fn new(config: &config::Redis) -> Result<Self, String> {
-        let wrong = |error: redis::RedisError| format!("redis.url is no Redis address: {error}");
-        let info = config.url.expose().into_connection_info().map_err(wrong)?;
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = Client::open(info.clone()).map_err(wrong)?;
-        let connect_timeout = config::ms(config.connect_timeout_ms);
+        let master = Arc::new(Master::new(config)?);
         let command_timeout = config::ms(config.command_timeout_ms);
-        let manager = Manager::new_with_config(
-            info,
-            AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(connect_timeout))
-                .set_response_timeout(Some(command_timeout)),
-        )
-        .map_err(wrong)?;
+        // A connection that is asked for at Sentinel has two ways to go.
+        let connect_timeout = 2 * config::ms(config.connect_timeout_ms);
         let mut pool_config = PoolConfig::new(config.pool_max);
         pool_config.timeouts =
             Timeouts { wait: Some(command_timeout), create: Some(connect_timeout), recycle: Some(command_timeout) };
-        let pool =
-            Pool::builder(manager).config(pool_config).runtime(Runtime::Tokio1).build().map_err(|e| e.to_string())?;
-        Ok(Redis { client, pool, connect_timeout, command_timeout })
+        let keeper = Keeper { master: master.clone(), answers_within: command_timeout };
+        let pool = Pool::builder(keeper).config(pool_config).runtime(Runtime::Tokio1).build();
+        Ok(Redis { master, pool: pool.map_err(|error| error.to_string())?, command_timeout })
     }
 
     /// A connection of the caller's own, without a time-out on answers: the caller has one.
     pub async fn link(&self) -> Result<Link, Fault> {
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(self.connect_timeout)).set_response_timeout(None);
-        let connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(Fault::connect)?;
-        Ok(Link { connection })
+        let (connection, turn) = self.master.connect(None).await?;
+        Ok(Link { connection, master: self.master.clone(), turn })
     }
 
     /// Calls a script on a pooled connection.
     pub async fn pooled(&self, call: &Call) -> Result<Value, Fault> {
-        let mut connection = self.pool.get().await.map_err(Fault::connect)?;
-        let run = call_on(&mut connection, call);
-        match tokio::time::timeout(self.command_timeout, run).await {
+        let mut kept = self.pool.get().await.map_err(Fault::connect)?;
+        let run = call_on(&mut kept.connection, call);
+        let result = match tokio::time::timeout(self.command_timeout, run).await {
             Ok(result) => result,
             Err(_) => Err(Fault::timeout()),
+        };
+        if is_of_replica(&result) {
+            drop(Object::take(kept));
         }
+        result
     }
 
     /// One plain command on a pooled connection, for `doctor` and reconciliation.
     pub async fn command(&self, cmd: &Cmd) -> Result<Value, Fault> {
-        let mut connection = self.pool.get().await.map_err(Fault::connect)?;
-        send(&mut connection, cmd).await.map_err(|error| Fault::of(&error))
+        let mut kept = self.pool.get().await.map_err(Fault::connect)?;
+        send(&mut kept.connection, cmd).await.map_err(|error| Fault::of(&error))
+    }
+
+    /// Where the master is, and who says so.
+    pub fn master(&self) -> &Master {
+        &self.master
     }
 
     /// Connections of the pool in use and in all, for the metrics.
@@ -100,6 +103,40 @@ impl Link {
     pub async fn call(&mut self, call: &Call) -> Result<Value, Fault> {
         call_on(&mut self.connection, call).await
     }
+
+    /// The call, WAIT for `replicas` of what it wrote, and the call once more, in one go: the three answers.
+    pub async fn call_around_wait(&mut self, call: &Call, replicas: u32, wait_ms: u64) -> Result<[Value; 3], Fault> {
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(replicas).arg(wait_ms);
+        let mut all = redis::pipe();
+        all.add_command(call.cmd.clone()).add_command(wait).add_command(call.cmd.clone());
+        let answers = match send_all(&mut self.connection, &all).await {
+            Err(error) if Fault::is_noscript(&error) => {
+                load(&mut self.connection, call.script).await?;
+                send_all(&mut self.connection, &all).await
+            }
+            answers => answers,
+        };
+        answers.map_err(|error| Fault::of(&error))?.try_into().map_err(|_| Fault::reply("not three answers"))
+    }
+
+    /// Whether it leads to the Redis that was named as the master last.
+    pub fn is_current(&self) -> bool {
+        self.turn == self.master.turn()
+    }
+}
+
+/// Whether an answer shows that a replica gave it: a write refused, a script's word, or a cell's meta.
+fn is_of_replica(result: &Result<Value, Fault>) -> bool {
+    let is_word =
+        |value: Option<&Value>, word: &str| matches!(value, Some(Value::BulkString(bytes)) if bytes == word.as_bytes());
+    match result {
+        Ok(Value::Array(answer)) => {
+            is_word(answer.first(), "slave") || answer.first() == Some(&Value::Int(0)) && is_word(answer.get(1), "role")
+        }
+        Ok(_) => false,
+        Err(fault) => fault.kind == "readonly",
+    }
 }
 
 /// EVALSHA; where Redis has lost its script cache (certainly not executed), load and once more.
@@ -107,15 +144,25 @@ async fn call_on(connection: &mut MultiplexedConnection, call: &Call) -> Result<
     match send(connection, &call.cmd).await {
         Ok(value) => Ok(value),
         Err(error) if Fault::is_noscript(&error) => {
-            let mut load = redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(call.script.source());
-            let not_run =
-                |error: redis::RedisError| Fault { executed: super::fault::Executed::No, ..Fault::of(&error) };
-            send(connection, &load).await.map_err(not_run)?;
+            load(connection, call.script).await?;
             send(connection, &call.cmd).await.map_err(|error| Fault::of(&error))
         }
         Err(error) => Err(Fault::of(&error)),
     }
+}
+
+/// SCRIPT LOAD. Where it fails, the call that needs it has certainly not run.
+async fn load(connection: &mut MultiplexedConnection, script: Script) -> Result<(), Fault> {
+    let mut load = redis::cmd("SCRIPT");
+    load.arg("LOAD").arg(script.source());
+    let not_run = |error: redis::RedisError| Fault { executed: super::fault::Executed::No, ..Fault::of(&error) };
+    send(connection, &load).await.map(drop).map_err(not_run)
+}
+
+/// Commands in one go. The first error reply among the answers is the error.
+async fn send_all(connection: &mut MultiplexedConnection, all: &redis::Pipeline) -> RedisResult<Vec<Value>> {
+    let answers = connection.send_packed_commands(all, 0, all.len()).await?;
+    answers.into_iter().map(Value::extract_error).collect()
 }
 
 /// One command. The client hands an error reply over as a value among others: here it is an error.

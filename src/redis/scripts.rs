@@ -11,6 +11,7 @@ pub enum Script {
     CellClose,
     CellReapply,
     CellOpen,
+    CellConfirm,
     TemplatePut,
     TemplateFree,
     QueueRead,
@@ -47,7 +48,7 @@ static SCRIPTS: LazyLock<Vec<Loaded>> = LazyLock::new(|| {
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Script; 11] = [
+    pub const ALL: [Script; 12] = [
         Script::ClaimBatch,
         Script::LookupBatch,
         Script::Holdings,
@@ -55,6 +56,7 @@ impl Script {
         Script::CellClose,
         Script::CellReapply,
         Script::CellOpen,
+        Script::CellConfirm,
         Script::TemplatePut,
         Script::TemplateFree,
         Script::QueueRead,
@@ -82,6 +84,7 @@ impl Script {
             Script::CellClose => source!(WRITES; "cell_close"),
             Script::CellReapply => source!(WRITES; "lib/clock", "lib/quota", "cell_reapply"),
             Script::CellOpen => source!(WRITES; "lib/clock", "cell_open"),
+            Script::CellConfirm => source!(WRITES; "lib/identity", "cell_confirm"),
             Script::TemplatePut => source!(WRITES; "lib/identity", "template_put"),
             Script::TemplateFree => source!(WRITES; "lib/identity", "template_free"),
             Script::QueueRead => source!(READS; "lib/identity", "queue_read"),

@@ -58,7 +58,7 @@ pub fn parse(body: &Value, now: Millis) -> Result<Definition, Vec<FieldError>> {
     let distribution = read_distribution(&mut object, wrong);
     let timezone = read_zone(&mut object, wrong);
     let stock = read_stock(&mut object, wrong);
-    let ack = read_ack(&mut object, wrong);
+    let ack = object.word("ack", AckLevel::WORDS, wrong);
     let limits = read_limits(&mut object, wrong);
     let claim_window = read_window(&mut object, wrong);
     let validity = read_validity(&mut object, now, claim_window, wrong);
@@ -248,14 +248,6 @@ fn read_stock(object: &mut Object, wrong: &mut Complaints) -> Option<Stock> {
     }
     stock.finish(wrong);
     Some(Stock { total: u64::try_from(total?).ok(), daily: daily.map(|daily| daily as u64) })
-}
-
-fn read_ack(object: &mut Object, wrong: &mut Complaints) -> Option<AckLevel> {
-    if object.get("ack").and_then(Value::as_str).is_some_and(|ack| ack.eq_ignore_ascii_case("replica")) {
-        wrong.add("ack", "not_built", "this level is not available yet");
-        return None;
-    }
-    object.word("ack", AckLevel::WORDS, wrong)
 }
 
 fn read_limits(object: &mut Object, wrong: &mut Complaints) -> Limits {

@@ -48,6 +48,10 @@ impl RedisCell {
 }
 
 impl CellLink for RedisCell {
+    fn is_current(&self) -> bool {
+        self.link.is_current()
+    }
+
     async fn meta(&mut self) -> Result<CellMeta, Fault> {
         let read = tokio::time::timeout(self.timeout, read_meta(&mut self.link, &self.keys)).await;
         read.unwrap_or_else(|_| Err(Fault::timeout()))

@@ -104,6 +104,8 @@ impl ClockRedis {
     pub fn client(&self) -> Redis {
         let config = config::Redis {
             url: config::Secret::new(self.url()),
+            sentinels: Vec::new(),
+            master_name: String::new(),
             pool_max: 2,
             connect_timeout_ms: 10_000,
             command_timeout_ms: 10_000,
