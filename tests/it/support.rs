@@ -5,6 +5,7 @@
 //! - [`wire`]: a small HTTP client with keep-alive, and raw bytes for those who send worse
 //! - [`clock_redis`]: a redis-server whose wall clock the test sets
 //! - [`ledger`]: coupons by the thousand, and the ledger checked
+//! - [`replicas`]: a Redis with replicas and a Sentinel
 //! - [`stage`]: one cell with the verbs of a test, on the model or on Redis
 //! - [`history`]: random histories, and the two stages side by side
 //! - [`till`]: an order service on an app
@@ -15,6 +16,7 @@ pub mod clock_redis;
 pub mod history;
 pub mod language;
 pub mod ledger;
+pub mod replicas;
 pub mod stage;
 pub mod till;
 pub mod wire;

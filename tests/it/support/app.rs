@@ -29,7 +29,8 @@ use floodgate::demo::redis_server::{Fsync, RedisOptions, RedisServer};
 use floodgate::domain::window::rfc3339;
 use serde_json::{Value, json};
 
-pub use gateway::Gateway;
+use super::replicas::Replicas;
+pub use gateway::{Gateway, free_address};
 use stores::Postgres;
 
 /// The longest that a condition is waited for.
@@ -46,6 +47,8 @@ pub struct Plan {
     /// Further settings of that PostgreSQL.
     postgres_settings: Vec<(String, String)>,
     standby: bool,
+    /// With a Sentinel, instead of a Redis alone.
+    replicas: Option<usize>,
 }
 
 struct Process {
@@ -57,6 +60,8 @@ pub struct TestApp {
     /// Started in this order; a process keeps its number and its ports when it is started again.
     gateways: Vec<Gateway>,
     pub redis: Option<RedisServer>,
+    /// With [`Plan::replicas`], instead of `redis`.
+    pub replicas: Option<Replicas>,
     redis_options: RedisOptions,
     postgres: Postgres,
     /// With [`Plan::standby`].
@@ -143,17 +148,34 @@ impl Plan {
         self.own_postgres()
     }
 
+    /// A Redis with so many replicas, and a Sentinel that the processes ask for the master.
+    pub fn replicas(mut self, replicas: usize) -> Plan {
+        self.replicas = Some(replicas);
+        self
+    }
+
     /// Starts everything and returns when every process is ready.
     pub async fn start(mut self) -> TestApp {
         let folder = Folder::new(&self.name);
-        let redis = RedisServer::start(&folder.0.join("redis"), &self.redis).await.unwrap();
+        let (mut redis, mut replicas, mut redis_settings) = (None, None, Vec::new());
+        match self.replicas {
+            Some(count) => {
+                let all = Replicas::start(&folder.0, count, &self.redis).await;
+                redis_settings.extend(all.settings());
+                replicas = Some(all);
+            }
+            None => {
+                let server = RedisServer::start(&folder.0.join("redis"), &self.redis).await.unwrap();
+                redis_settings.push(("REDIS_URL", server.url()));
+                redis = Some(server);
+            }
+        }
         let (postgres, postgres_url) = match self.own_postgres {
             true => Postgres::own(&folder.0.join("pg"), std::mem::take(&mut self.postgres_settings)).await,
             false => Postgres::shared(&self.name).await,
         };
         let mut env: Vec<(String, String)> = [
             ("POSTGRES_URL", postgres_url.as_str()),
-            ("REDIS_URL", &redis.url()),
             ("JWT_SECRET", "0123456789abcdef0123456789abcdef"),
             ("CODE_KEY", "000102030405060708090a0b0c0d0e0f"),
             ("ADMIN_KEY", ADMIN_KEY),
@@ -172,6 +194,7 @@ impl Plan {
         ]
         .map(|(name, value)| (format!("FLOODGATE_{name}"), value.to_owned()))
         .into();
+        env.extend(redis_settings.into_iter().map(|(name, value)| (format!("FLOODGATE_{name}"), value)));
         env.append(&mut self.env);
         let config = Layers::read(None, env.clone()).unwrap().build().unwrap();
         if self.processes.is_empty() {
@@ -179,7 +202,8 @@ impl Plan {
         }
         let mut app = TestApp {
             gateways: self.processes.into_iter().map(Gateway::new).collect(),
-            redis: Some(redis),
+            redis,
+            replicas,
             redis_options: self.redis,
             postgres,
             standby: None,
@@ -222,6 +246,7 @@ impl TestApp {
             own_postgres: false,
             postgres_settings: Vec::new(),
             standby: false,
+            replicas: None,
         }
     }
 
@@ -245,6 +270,18 @@ impl TestApp {
     }
 
     // --- Processes ---
+
+    /// One more process, with settings of its own, which is not started yet: its number.
+    pub fn add(&mut self, roles: &str, settings: &[(&str, String)]) -> usize {
+        let env = settings.iter().map(|(name, value)| (format!("FLOODGATE_{name}"), value.clone())).collect();
+        self.gateways.push(Gateway::new(Process { roles: roles.to_owned(), env }));
+        self.gateways.len() - 1
+    }
+
+    /// What a process has logged so far, over all its lives.
+    pub fn log(&self, number: usize) -> String {
+        std::fs::read_to_string(self.folder.0.join(format!("serve-{number}.log"))).unwrap_or_default()
+    }
 
     async fn spawn(&mut self, number: usize) {
         let gateway = &mut self.gateways[number];
@@ -293,6 +330,18 @@ impl TestApp {
     /// Any signal, without waiting for what it does.
     pub fn signal(&mut self, number: usize, signal: i32) {
         self.gateways[number].child.as_mut().expect("a running process").signal(signal);
+    }
+
+    /// SIGSTOP, and waits until every thread stands still: a signal takes its time.
+    pub async fn freeze(&mut self, number: usize) {
+        self.signal(number, libc::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.pid(number));
+        until("the process stands still", async || {
+            // The state follows on the name, which is in parentheses.
+            let text = std::fs::read_to_string(&stat).unwrap_or_default();
+            text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        })
+        .await;
     }
 
     /// SIGKILL.

@@ -72,7 +72,7 @@ impl Gateway {
 
 /// A loopback address that is free and stays so: outside of the range that the system takes for
 /// outgoing connections.
-fn free_address() -> String {
+pub fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(97));
