@@ -9,13 +9,14 @@
 #   make bench-wallet  a wallet page at 10 million coupons beside its bare statement
 #   make bench-redemption  lock + confirm beside pgbench on the same statements, some minutes
 #   make check  formatting, lints and documentation, each warning an error
+#   make sim    seeds of the deterministic simulation (SEEDS=100000), or one: make sim SEED=7, with TRACE=1 step by step
 #   make pricing-exact  the best combination compared with enumeration on 100,000 carts, some minutes
 
 # Further words: make run ARGS="--reset", make contract ARGS="--keep"
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test load-check contract bench explain bench-wallet bench-redemption check pricing-exact
+.PHONY: run build install toolchain test load-check contract bench explain bench-wallet bench-redemption check sim pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -65,6 +66,13 @@ check: toolchain
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+# Optimised, though no release build: a seed takes a third of the time, and what others built stays in use.
+SEEDS ?= 10000
+SIM_BUILD = --locked --workspace --test sim --config profile.dev.package.floodgate.opt-level=1
+
+sim: toolchain
+	SEED=$(SEED) SEEDS=$(SEEDS) FIRST=$(FIRST) TRACE=$(TRACE) $(CARGO) test $(SIM_BUILD) -- --nocapture
 
 pricing-exact: toolchain
 	FLOODGATE_PRICING_CASES=100000 $(CARGO) test --release --locked --lib the_search_finds -- --nocapture

@@ -5,7 +5,7 @@
 //! - [`scripts`]: the Lua scripts as a closed list, loaded before they are called
 //! - [`fault`]: what a failed call means: certainly not executed, or unknown
 //! - [`master`]: which Redis is the master, and connections to it
-//! - [`pool`]: connections that are lent
+//! - `pool`: connections that are lent
 //! - [`client`]: one call of one script
 //! - [`cell`]: a cell's identity, and the small calls beside the claim path
 //! - [`replicas`]: whether replicas have what a cell has granted
