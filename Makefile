@@ -7,6 +7,7 @@
 #   make bench  Floodgate beside its peers, the table of goals, some 20 minutes; QUICK=1: shows that it works
 #   make explain  every read statement on 10 million coupons explained, with the plans kept; some minutes
 #   make bench-wallet  a wallet page at 10 million coupons beside its bare statement
+#   make bench-recover  an empty Redis given back from PostgreSQL beside COPY out of the same table; ROWS=10000000
 #   make bench-redemption  lock + confirm beside pgbench on the same statements, some minutes
 #   make check  formatting, lints and documentation, each warning an error
 #   make sim    seeds of the deterministic simulation (SEEDS=100000), or one: make sim SEED=7, with TRACE=1 step by step
@@ -16,7 +17,7 @@
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test load-check contract bench explain bench-wallet bench-redemption check sim pricing-exact
+.PHONY: run build install toolchain test load-check contract bench explain bench-wallet bench-recover bench-redemption check sim pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -53,6 +54,13 @@ explain: install toolchain
 
 bench-wallet: install build
 	$(CARGO) run --release --locked -p floodgate-loadtest --bin floodgate-reads -- wallet $(READS) $(ARGS)
+
+# Ten million coupons take 3 GB of disk for PostgreSQL, 2 GB for Redis' file and 1 GB of its memory.
+ROWS ?= 1000000
+
+bench-recover: install build
+	$(CARGO) run --release --locked -p floodgate-loadtest --bin floodgate-reads -- recover \
+	  --folder target/recover-$(ROWS) --rows $(ROWS) $(ARGS)
 
 contract: install toolchain
 	$(CARGO) build --locked

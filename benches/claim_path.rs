@@ -254,6 +254,7 @@ fn lane_hand_off() {
         let shared = LaneShared {
             cell: Arc::new(Cell::default()),
             doubts: Arc::new(Doubts::default()),
+            ring: Arc::default(),
             keys: CellKeys::new(CellId(0)),
             settings: config(&[]).claim,
         };

@@ -4,7 +4,8 @@
 -- back with less may hold a template that was freed.
 --
 -- KEYS  1 meta, 2 template; 3 receipts for state 9
--- ARGV  1 replid, 2 epoch, 3 "1" where the cell must be open, "0" where an opening holds it closed;
+-- ARGV  1 replid, 2 epoch, 3 "1" where the cell must be open, "0" where an opening holds it closed, "2" where it
+--       must be open and the fields are set though it has this revision: someone has altered them;
 --       4 state, 5 revision, 6 stock generation, 7 window start and 8 end in ms, 9 per user,
 --       10 per user and day, 11 total per day, 12 quotas ("1" or "0");
 --       then first and last serial of each range, ascending
@@ -12,7 +13,7 @@
 -- Cost: 4 calls.
 
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'open', 'replid')
-if ARGV[3] == '1' then
+if ARGV[3] ~= '0' then
   local wrong = mismatch(m[1], m[2], m[3])
   if wrong then return { 0, wrong } end
 else
@@ -29,7 +30,8 @@ if ARGV[4] == '9' then
   return { 1, tonumber(ARGV[5]) }
 end
 local fields = {}
-if tonumber(ARGV[5]) > (tonumber(t[2]) or 0) then
+local held = tonumber(t[2]) or 0
+if tonumber(ARGV[5]) > held or (ARGV[3] == '2' and tonumber(ARGV[5]) == held) then
   fields = { 'st', ARGV[4], 'rev', ARGV[5], 'gen', ARGV[6], 'sa', ARGV[7], 'ea', ARGV[8], 'pu', ARGV[9],
     'pd', ARGV[10], 'tl', ARGV[11], 'qt', ARGV[12] }
 end

@@ -13,6 +13,7 @@ use crate::claim::doubt::Doubts;
 use crate::claim::lane::{LaneHandle, LaneShared};
 use crate::claim::lookup::LookupHandle;
 use crate::claim::redis_engine::RedisEngine;
+use crate::claim::ring::Ring;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::domain::code::CodeKey;
@@ -69,6 +70,8 @@ pub struct App {
 pub struct ClaimParts {
     pub cell: Arc<Cell>,
     pub doubts: Arc<Doubts>,
+    /// Acknowledged grants until they are rows.
+    pub ring: Arc<Ring>,
     pub keys: ClaimKeys,
     /// Lanes for claims that do not come in through a gateway thread: the batch endpoint.
     pub background_lanes: OnceLock<(LaneHandle, LookupHandle)>,
@@ -96,6 +99,7 @@ impl App {
             claims: ClaimParts {
                 cell: cell_state,
                 doubts: Arc::default(),
+                ring: Arc::default(),
                 keys: ClaimKeys::new()?,
                 background_lanes: OnceLock::new(),
             },
@@ -126,6 +130,7 @@ impl App {
         Arc::new(LaneShared {
             cell: self.claims.cell.clone(),
             doubts: self.claims.doubts.clone(),
+            ring: self.claims.ring.clone(),
             keys: self.keys.clone(),
             settings: self.config.claim.clone(),
         })

@@ -8,6 +8,7 @@
 //! - [`lane`]: where claims wait for the batch in flight
 //! - [`lookup`]: the lane for claim keys that are looked up before a refusal
 //! - [`confirm`]: waits until replicas have a grant: ack level `replica`
+//! - [`ring`]: acknowledged grants, until they are rows
 //! - [`doubt`]: claims whose outcome is unknown, until their deadline has passed
 
 pub mod cell;
@@ -18,3 +19,4 @@ pub mod lane;
 pub mod lookup;
 pub mod model_engine;
 pub mod redis_engine;
+pub mod ring;

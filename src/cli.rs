@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - [`serve`], [`demo`]: run the service
-//! - [`migrate`], [`token`], [`config`], [`doctor`], [`recover`], [`ledger`], [`audit`]: run once and end
+//! - [`migrate`], [`token`], [`config`], [`doctor`], [`recover`], [`reconcile`], [`ledger`], [`audit`]: run once and end
 //! - [`logging`], [`signals`], [`descriptors`], [`out`]: what the commands share
 
 pub mod audit;
@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod logging;
 pub mod migrate;
 pub mod out;
+pub mod reconcile;
 pub mod recover;
 pub mod serve;
 pub mod signals;
@@ -56,6 +57,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Open a cell whose Redis is empty or has another history, from PostgreSQL's rows
     Recover(recover::Recover),
+    /// Compare Redis, the grant queue and PostgreSQL, and mend what is safe
+    Reconcile(reconcile::Reconcile),
     /// Count the ledger of coupons and money anew
     Ledger(ledger::Ledger),
     /// The audit log: verify it
@@ -79,6 +82,8 @@ pub enum Failure {
     Failed(String),
     /// All has been said already: exit code 1.
     Silent,
+    /// It could not even be looked at: exit code 2.
+    Unable(String),
 }
 
 /// Runs the command of this process' arguments.
@@ -92,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Recover(command) => command.run(),
+        Command::Reconcile(command) => command.run(),
         Command::Ledger(command) => command.run(),
         Command::Audit(command) => command.run(),
     };
@@ -99,7 +105,7 @@ pub fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Silent) => return ExitCode::from(1),
         Err(Failure::Failed(text)) => (1, text),
-        Err(Failure::Usage(text)) => (2, text),
+        Err(Failure::Usage(text) | Failure::Unable(text)) => (2, text),
     };
     for line in text.lines() {
         out::warn(format_args!("floodgate: {line}"));

@@ -192,6 +192,8 @@ pub struct Worker {
     pub snapshot_poll_ms: u64,
     pub free_after_s: u64,
     pub ledger_look_pause_s: u64,
+    pub reconcile_pause_s: u64,
+    pub reconcile_rows: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -10,6 +10,8 @@
 //! - [`admission`]: may this request spend anything at all?
 //! - [`claim`]: lanes, batches, and the engine that decides
 //! - [`grant`]: accepted claims on their way to disk
+//! - [`journal`]: what a client wrote down of its requests and answers
+//! - [`reconcile`]: Redis, the queue and PostgreSQL compared, and mended where it is safe
 //! - [`gateway`]: one claim, from the checks in memory to the acknowledged answer
 //! - [`wallet`]: what a user holds, and what they may claim
 //! - [`audit`]: who changed what, and the chain that shows tampering
@@ -43,11 +45,13 @@ pub mod grant;
 pub mod hashing;
 pub mod http;
 pub mod idempotency;
+pub mod journal;
 pub mod ledger;
 pub mod limits;
 pub mod pg;
 pub mod pricing;
 pub mod quotes;
+pub mod reconcile;
 pub mod redemption;
 pub mod redis;
 pub mod serve;

@@ -47,11 +47,30 @@ pub const CONFIRM_WAITERS_MAX: usize = 65_536;
 /// Pause after replicas were asked for in vain, while those who wait ask again.
 pub const CONFIRM_PAUSE_MS: u64 = 20;
 
+/// Acknowledged grants that a process remembers until they are rows: about 100 bytes each, 25 MB; and the time
+/// between two looks whether they are, or are lost.
+pub const RING_GRANTS_MAX: usize = 262_144;
+pub const RING_LOOK_MS: u64 = 200;
+
+/// Lost claims that one statement writes down.
+pub const LOST_ROWS_MAX: usize = 1_000;
+
+/// Rows or receipts that one step of a comparison of Redis with PostgreSQL reads, ranges of serials without rows
+/// that it keeps of a template, and grants that one call gives back.
+pub const RECONCILE_PAGE_ROWS: usize = 2_000;
+pub const RECONCILE_GAPS_MAX: usize = 1_000;
+pub const MEND_ROWS_MAX: usize = 500;
+const _: () = assert!(RECONCILE_PAGE_ROWS < 7_999 && 5 * MEND_ROWS_MAX < 7_999);
+
 /// Marks of templates that one call of the trim script may clear: Lua's `unpack` takes 7,999.
 pub const TRIM_MARKS_MAX: usize = 4_000;
 
-/// Rows in one call of the reapply script.
-pub const REAPPLY_ROWS_MAX: usize = 1_000;
+/// Rows in one call of the reapply script, which writes two values for each: Lua's `unpack` takes 7,999.
+pub const REAPPLY_ROWS_MAX: usize = 3_000;
+
+/// Rows that are read at once to be given back, while those of the read before are: 5 MB.
+pub const REAPPLY_READ_ROWS_MAX: usize = 30_000;
+const _: () = assert!(2 * REAPPLY_ROWS_MAX < 8_000 && REAPPLY_ROWS_MAX <= REAPPLY_READ_ROWS_MAX);
 
 /// Grants that a quota can count: each costs 4 bytes in the key's field.
 pub const QUOTA_LIMIT_MAX: u32 = 1_000;

@@ -9,9 +9,11 @@
 //! - [`client`]: one call of one script
 //! - [`cell`]: a cell's identity, and the small calls beside the claim path
 //! - [`replicas`]: whether replicas have what a cell has granted
+//! - [`compare`]: a template as the cell has it, and single grants given back
 
 pub mod cell;
 pub mod client;
+pub mod compare;
 pub mod fault;
 pub mod keys;
 pub mod master;

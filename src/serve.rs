@@ -22,6 +22,7 @@ use crate::claim::{cell, lane, lookup};
 use crate::config::{ApprovalMode, ms};
 use crate::gifts::returns;
 use crate::grant::flusher::Flusher;
+use crate::grant::lost::LossWatch;
 use crate::http::connection::Stage;
 use crate::http::entrance::{Entrance, RequestIds};
 use crate::http::listener::{self, Open};
@@ -29,9 +30,9 @@ use crate::http::route::Door;
 use crate::http::router::Router;
 use crate::limits::BACKGROUND_REQUESTS_MAX;
 use crate::pg::{PgFault, replica};
-use crate::redemption;
 use crate::telemetry::{self, metrics};
 use crate::upkeep;
+use crate::{reconcile, redemption};
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     if let Some(confirmer) = app.confirmer.lock().expect("no panic holds this lock").take() {
         background.push(tokio::spawn(confirmer.run()));
     }
+    let losses = LossWatch::new(app.pg.clone(), app.cell, app.claims.ring.clone());
+    background.push(tokio::spawn(losses.run()));
     if roles.gateway {
         background.push(tokio::spawn(probe::run(app.clone())));
     }
@@ -89,6 +92,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
             background.push(tokio::spawn(approvals::run(app.clone())));
         }
         background.push(tokio::spawn(upkeep::workers::run(app.clone())));
+        background.push(tokio::spawn(reconcile::worker::run(app.clone())));
         background.push(tokio::spawn(redemption::worker::run(app.clone())));
         background.push(tokio::spawn(returns::run(app.clone())));
     }

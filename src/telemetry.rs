@@ -14,6 +14,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::http::route::Door;
+use crate::reconcile::difference::Kind;
 
 /// Seconds: from 50 us to 10 s, about 2.2 apart.
 const SECONDS: &[f64] =
@@ -33,12 +34,14 @@ macro_rules! metrics_table {
             claims: Vec<Counter>,
             throttled: [Counter; 4],
             requests: [[Counter; 4]; 2],
+            drift: Vec<Gauge>,
         }
 
         impl Metrics {
             fn register() -> Self {
                 $(metrics_table!(@describe $kind $name concat!($($doc),+));)+
                 metrics::describe_counter!("floodgate_claims_total", Unit::Count, "Claims by what became of them.");
+                metrics::describe_gauge!("floodgate_drift", Unit::Count, "Differences between Redis and PostgreSQL that the last look at each template found, by kind.");
                 metrics::describe_counter!("floodgate_throttled_total", Unit::Count, "Requests refused by a throttle, by scope.");
                 metrics::describe_counter!("floodgate_redis_errors_total", Unit::Count, "Calls to Redis that failed, by kind.");
                 metrics::describe_counter!("floodgate_postgres_errors_total", Unit::Count, "Calls to PostgreSQL that failed, by kind.");
@@ -49,6 +52,7 @@ macro_rules! metrics_table {
                     requests: ["public", "internal"].map(|listener| {
                         CLASSES.map(|class| metrics::counter!("floodgate_http_requests_total", "listener" => listener, "class" => class))
                     }),
+                    drift: Kind::ALL.iter().map(|kind| metrics::gauge!("floodgate_drift", "kind" => kind.word())).collect(),
                     throttled: [Scope::All, Scope::User, Scope::Ip, Scope::Device].map(|scope| metrics::counter!("floodgate_throttled_total", "scope" => scope.word())),
                 }
             }
@@ -149,6 +153,14 @@ metrics_table! {
     serial_collisions: Counter "floodgate_serial_collisions_total",
     /// Times that the queue had a gap and the flusher halted: an alarm.
     queue_gap: Counter "floodgate_queue_gap_total",
+    /// Acknowledged claims that a failover lost, as this process found them: an alarm.
+    claims_lost: Counter "floodgate_claims_lost_total",
+    /// Acknowledged grants that this process remembers until they are rows.
+    ring_grants: Gauge "floodgate_ring_grants",
+    /// Acknowledged grants that fell out of that memory before they were rows: lost, they would not be told.
+    ring_dropped: Counter "floodgate_ring_dropped_total",
+    /// Seconds that the last whole comparison of Redis with PostgreSQL took.
+    reconcile_walk_seconds: Gauge "floodgate_reconcile_walk_seconds",
     /// Templates whose state PostgreSQL has and Redis does not have yet.
     templates_out_of_step: Gauge "floodgate_templates_out_of_step",
     /// Coupons that were found expired and became so.
@@ -256,6 +268,13 @@ impl Metrics {
             Scope::Device => 3,
         }]
         .increment(1);
+    }
+
+    /// Differences of each kind, in the order of [`Kind::ALL`].
+    pub fn drift(&self, counts: [u64; Kind::ALL.len()]) {
+        for (gauge, count) in self.drift.iter().zip(counts) {
+            gauge.set(count as f64);
+        }
     }
 
     /// A request was answered with this status.

@@ -141,15 +141,3 @@ impl fmt::Display for Difference {
         write!(f, "{equation}: {}: {}", self.kind, self.detail)
     }
 }
-
-// === impl Record ===
-
-impl Record {
-    /// The templates that were claimed, ascending.
-    pub fn templates(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.exchanges.iter().map(|exchange| exchange.request.template).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-}

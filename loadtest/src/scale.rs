@@ -6,8 +6,10 @@
 //! - this file: a private PostgreSQL, migrated, with coupons made up
 //! - [`plans`]: every read statement explained, none by a scan of a big table
 //! - [`wallet`]: a wallet page by HTTP beside its bare statement
+//! - [`recover`]: an empty Redis given back from PostgreSQL, beside COPY out of the same table
 
 pub mod plans;
+pub mod recover;
 pub mod wallet;
 
 use std::path::{Path, PathBuf};

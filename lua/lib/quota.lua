@@ -71,3 +71,29 @@ local function quota_write(q)
   redis.call('HSET', q.cur, unpack(pairs_))
   return true
 end
+
+-- Writes a stamp at once for a grant at `at`, which is not after `now`, to the hash of its period. For
+-- grants that are given back one by one; must not be mixed with quota_note on the same scope.
+local function quota_restore(q, key, at, now)
+  if q.limit == 0 or key == '' or at <= now - q.window then return end
+  local period = math.floor(at / q.window)
+  if not q.prev_live then redis.call('UNLINK', q.prev); q.prev_live = true end
+  if not q.cur_live then redis.call('UNLINK', q.cur); q.cur_live = true end
+  local hash = period == q.period and q.cur or q.prev
+  local old = redis.call('HGET', hash, key) or ''
+  redis.call('HSET', hash, key, old .. struct.pack('>I4', at - period * q.window))
+  q.wrote = true
+end
+
+-- Whether the hash of its period has a stamp for a grant at `at`.
+local function quota_holds(q, key, at)
+  local period = math.floor(at / q.window)
+  local hash, live
+  if period == q.period then hash, live = q.cur, q.cur_live else hash, live = q.prev, q.prev_live end
+  if q.limit == 0 or key == '' or not live then return false end
+  local stamps, stamp = redis.call('HGET', hash, key) or '', struct.pack('>I4', at - period * q.window)
+  for p = 1, #stamps, 4 do
+    if string.sub(stamps, p, p + 3) == stamp then return true end
+  end
+  return false
+end

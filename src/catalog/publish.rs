@@ -105,7 +105,7 @@ impl TemplateRow {
     }
 
     /// The first field in which the cell differs from this row, if any.
-    fn difference(&self, held: &Holding) -> Option<&'static str> {
+    pub(crate) fn difference(&self, held: &Holding) -> Option<&'static str> {
         if self.freed {
             return (held.state != STATE_FREED).then_some("state");
         }
@@ -139,6 +139,15 @@ pub async fn load_row(client: &impl GenericClient, id: TemplateId) -> Result<Opt
 /// The call that brings a cell to a row: `open` says whether the cell is open, or held closed by
 /// the opening whose epoch `identity` names. A freed row becomes a tombstone. See [`put_answer`].
 pub fn put_call(keys: &CellKeys, identity: &Identity, open: bool, row: &TemplateRow) -> Call {
+    put_as(keys, identity, u8::from(open), row)
+}
+
+/// The same for an open cell that holds this revision, with fields that somebody has altered.
+pub fn put_again_call(keys: &CellKeys, identity: &Identity, row: &TemplateRow) -> Call {
+    put_as(keys, identity, 2, row)
+}
+
+fn put_as(keys: &CellKeys, identity: &Identity, way: u8, row: &TemplateRow) -> Call {
     let template = keys.template(row.id);
     let mut names = vec![keys.meta(), template.template()];
     if row.freed {
@@ -147,7 +156,7 @@ pub fn put_call(keys: &CellKeys, identity: &Identity, open: bool, row: &Template
     let mut call = Call::new(Script::TemplatePut, names.into_iter());
     identity.put(&mut call);
     let (starts_at, ends_at) = row.definition.claim_window;
-    call.arg(u8::from(open))
+    call.arg(way)
         .arg(row.state())
         .arg(row.revision)
         .arg(row.stock_generation)

@@ -18,10 +18,11 @@ use super::engine::{
     Batch, BatchReply, Claim, Decision, Engine, Group, GroupReply, Held, LookupGroup, LookupGroupReply, LookupReply,
     Mismatch,
 };
+use super::ring::{Ring, RingBatch, RingGrant};
 use crate::catalog::snapshot::LiveTemplate;
 use crate::clock::mono_ms;
 use crate::config;
-use crate::domain::ids::EntryId;
+use crate::domain::ids::{EntryId, Epoch, Serial};
 use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::domain::window::{Day, Millis};
 use crate::redis::fault::{Executed, Fault};
@@ -70,6 +71,8 @@ pub struct LaneHandle {
 pub struct LaneShared {
     pub cell: Arc<Cell>,
     pub doubts: Arc<Doubts>,
+    /// Where grants are remembered until they are rows.
+    pub ring: Arc<Ring>,
     pub keys: CellKeys,
     pub settings: config::Claim,
 }
@@ -235,7 +238,8 @@ impl<E: Engine> Lane<E> {
             match reply.unwrap_or_else(|_| given_up(self.engine.sent())) {
                 Ok(BatchReply::Executed { now, last, entry, groups }) => {
                     self.shared.cell.see_clock(now);
-                    bundles = answer_all(bundles, groups, identity.epoch, now, last, entry, sent);
+                    let told = Told { epoch: identity.epoch, now, last, entry: entry.unwrap_or(last) };
+                    bundles = answer_all(bundles, groups, &told, sent, &self.shared.ring);
                     if bundles.is_empty() {
                         return;
                     }
@@ -313,7 +317,7 @@ impl<E: Engine> Lane<E> {
             .ok()
             .flatten();
             match found {
-                Some((last, groups)) => settle_all(bundles, groups, last, asked),
+                Some((last, groups)) => settle_all(bundles, groups, last, asked, &shared.ring),
                 None => bundles.into_iter().flat_map(|bundle| bundle.answers).for_each(|answer| {
                     let _ = answer.send(Answer::Unknown);
                 }),
@@ -342,15 +346,22 @@ fn lookup_group(bundle: &Bundle) -> LookupGroup {
     LookupGroup { keys: bundle.group.keys.clone(), claims }
 }
 
+/// What goes for all claims of a batch that was executed.
+struct Told {
+    epoch: Epoch,
+    now: Millis,
+    /// The queue's last entry, and the one that holds the batch's grants.
+    last: EntryId,
+    entry: EntryId,
+}
+
 /// Answers what was decided; gives back what must be asked again because the day has moved.
 fn answer_all(
     bundles: Vec<Bundle>,
     replies: Vec<GroupReply>,
-    epoch: u16,
-    now: Millis,
-    last: EntryId,
-    entry: Option<EntryId>,
+    &Told { epoch, now, last, entry }: &Told,
     sent: u64,
+    ring: &Ring,
 ) -> Vec<Bundle> {
     let mut again = Vec::new();
     for (bundle, reply) in bundles.into_iter().zip(replies) {
@@ -365,10 +376,12 @@ fn answer_all(
             }
             GroupReply::Decided { generation, decisions, .. } => (generation, decisions),
         };
-        for (answer, decision) in bundle.answers.into_iter().zip(decisions) {
+        let mut grants = Vec::new();
+        for ((answer, decision), claim) in bundle.answers.into_iter().zip(decisions).zip(bundle.group.claims) {
             let _ = answer.send(match decision {
                 Decision::Granted(serial) => {
-                    Answer::Granted { held: Held { serial, epoch, acquired: now }, entry: entry.unwrap_or(last) }
+                    grants.push(ring_grant(claim, serial, now));
+                    Answer::Granted { held: Held { serial, epoch, acquired: now }, entry }
                 }
                 Decision::Replayed(held) => Answer::Replayed { held, last },
                 Decision::UserLimit(held) => Answer::UserLimit(held),
@@ -382,22 +395,33 @@ fn answer_all(
                 }
             });
         }
+        ring.push(RingBatch { template: bundle.template.id, epoch, entry, grants });
     }
     again
 }
 
-fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryId, asked: Millis) {
+fn ring_grant(claim: Claim, serial: Serial, acquired: Millis) -> RingGrant {
+    RingGrant { serial, user: claim.user, claim_key_hash: claim.claim_key_hash, acquired }
+}
+
+fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryId, asked: Millis, ring: &Ring) {
     for (bundle, reply) in bundles.into_iter().zip(replies) {
         match reply {
             LookupGroupReply::Found(receipts) => {
                 // The same claim key may stand in a batch twice: only its first claim was the grant.
                 let mut told = HashSet::new();
-                for (answer, receipt) in bundle.answers.into_iter().zip(receipts) {
+                let claims = bundle.group.claims.into_iter();
+                for ((answer, receipt), claim) in bundle.answers.into_iter().zip(receipts).zip(claims) {
                     let _ = answer.send(match receipt {
                         Some(held) if held.acquired < asked || !told.insert(held.serial) => {
                             Answer::Replayed { held, last }
                         }
-                        Some(held) => Answer::Granted { held, entry: last },
+                        Some(held) => {
+                            let grants = vec![ring_grant(claim, held.serial, held.acquired)];
+                            let (template, epoch) = (bundle.template.id, held.epoch);
+                            ring.push(RingBatch { template, epoch, entry: last, grants });
+                            Answer::Granted { held, entry: last }
+                        }
                         None => Answer::Refused(ClaimOutcome::Unavailable),
                     });
                 }
@@ -423,6 +447,7 @@ mod tests {
     use super::*;
     use crate::domain::ids::TemplateId;
     use crate::domain::template::{Definition, Status};
+    use crate::domain::user::UserRef;
 
     fn live() -> Arc<LiveTemplate> {
         let definition = serde_json::json!({
@@ -448,11 +473,17 @@ mod tests {
         let keys = CellKeys::new(crate::domain::ids::CellId(0)).template(TemplateId(1));
         let day = Day { start: 0, end: 0 };
         let group = Group { template: TemplateId(1), keys, quotas: false, day, claims: Vec::new() };
+        let claim =
+            |key| Claim { user: UserRef::from_store("u").unwrap(), claim_key_hash: key, ip: None, device: None };
+        let group = Group { claims: [1, 2, 2, 3].map(claim).into(), ..group };
         let bundle = Bundle { template: live(), group, answers };
         let held = |serial, acquired| Some(Held { serial, epoch: 1, acquired });
         // Granted before; twice in the batch that had no answer; not granted.
         let found = LookupGroupReply::Found(vec![held(1, 99), held(2, 100), held(2, 100), None]);
-        settle_all(vec![bundle], vec![found], EntryId::new(1, 5), 100);
+        let ring = Ring::default();
+        settle_all(vec![bundle], vec![found], EntryId::new(1, 5), 100, &ring);
+        let lost = ring.settle(|_| crate::claim::ring::Verdict::Lost);
+        assert_eq!(lost.len(), 1, "a grant is remembered once: {lost:?}");
         let told: Vec<Answer> = answered.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect();
         assert!(matches!(told[0], Answer::Replayed { held: Held { serial: 1, .. }, .. }), "{told:?}");
         assert!(matches!(told[1], Answer::Granted { held: Held { serial: 2, .. }, .. }), "{told:?}");

@@ -249,6 +249,8 @@ impl ModelCell {
             quotas: self.quotas.each_ref().map(|quota| (quota.rule.limit.into(), quota.rule.window as u64)),
             install: self.install.clone(),
             wiping: self.wiping,
+            // A recovery of the model is one step.
+            refilling: false,
             marks: self.marks.iter().map(|(id, entry)| (*id, *entry)).collect(),
         }
     }

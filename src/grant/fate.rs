@@ -63,8 +63,10 @@ pub async fn fate(client: &Connection, cell: CellId, name: CouponName) -> Result
             amount: row.get(10),
         }));
     }
-    let (set_aside, history_stored): (bool, bool) = (row.get(8), row.get(9));
-    Ok(if set_aside {
+    let (set_aside, history_stored, known_lost): (bool, bool, bool) = (row.get(8), row.get(9), row.get(11));
+    Ok(if known_lost {
+        Fate::Lost
+    } else if set_aside {
         Fate::SetAside
     } else if stored_epoch.is_some() || history_stored {
         Fate::Lost

@@ -9,6 +9,7 @@ use std::fmt;
 
 use tokio::time::Instant;
 
+use super::progress::Progress;
 use super::reapply;
 use super::stores::{Archive, CellLink};
 use crate::config;
@@ -100,17 +101,18 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
     pub async fn run(&mut self) -> Result<Opened, OpenFault> {
         match self.inspect().await? {
             (_, Some(refusal)) => Err(OpenFault::Refused(refusal)),
-            (meta, None) => self.run_on(meta).await,
+            (meta, None) => self.run_on(meta, None).await,
         }
     }
 
-    /// Steps 2 to 5, on a Redis that was judged.
-    pub(super) async fn run_on(&mut self, meta: CellMeta) -> Result<Opened, OpenFault> {
+    /// Steps 2 to 5, on a Redis that was judged. `in_all`: about how many rows there are, where a person waits.
+    pub(super) async fn run_on(&mut self, meta: CellMeta, in_all: Option<u64>) -> Result<Opened, OpenFault> {
         let identity = self.close(&meta).await?;
         let final_id = self.record_final(&identity).await?;
         let started = Instant::now();
         let now = || meta.now + started.elapsed().as_millis() as i64;
-        let rows_reapplied = reapply::all(self, &identity, now).await?;
+        let mut progress = Progress::new(self.progress, in_all);
+        let rows_reapplied = reapply::all(self, &identity, now, &mut progress).await?;
         if !self.archive.mark_opened(identity.epoch).await? {
             return Err(OpenFault::Overtaken);
         }

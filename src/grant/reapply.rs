@@ -2,15 +2,18 @@
 //! quotas and cursors.
 //!
 //! Serials below a template's cursor in Redis are in Redis; everything from the cursor on is read
-//! from PostgreSQL by primary key, in chunks, each idempotent.
+//! from PostgreSQL by primary key, in chunks, each idempotent. While Redis takes one read's chunks
+//! the next is read, so that neither store waits for the other.
 
 use super::opening::{OpenFault, Opening};
-use super::stores::{Archive, CellLink, Quotas};
+use super::progress::Progress;
+use super::stores::{Archive, CellLink, Quotas, StoredGrant};
 use crate::catalog::publish::TemplateRow;
 use crate::config;
 use crate::domain::window::{Day, Millis};
 use crate::limits;
 use crate::redis::cell::Identity;
+use crate::redis::fault::Fault;
 
 /// Limit and window in ms of user, IP and device.
 pub(super) fn quotas(quota: &config::Quota) -> Quotas {
@@ -27,6 +30,7 @@ pub(super) async fn all<A: Archive, L: CellLink>(
     opening: &mut Opening<'_, A, L>,
     identity: &Identity,
     now: impl Fn() -> Millis,
+    progress: &mut Progress<'_>,
 ) -> Result<u64, OpenFault> {
     let (mut after, mut rows) = (0, 0);
     loop {
@@ -36,7 +40,8 @@ pub(super) async fn all<A: Archive, L: CellLink>(
         for template in &page {
             opening.link.put(identity, template).await?;
             if !template.freed {
-                rows += one(opening, identity, template, Day::of(template.definition.timezone, now())).await?;
+                let day = Day::of(template.definition.timezone, now());
+                rows += one(opening, identity, template, day, progress).await?;
             }
         }
     }
@@ -48,19 +53,33 @@ async fn one<A: Archive, L: CellLink>(
     identity: &Identity,
     template: &TemplateRow,
     day: Day,
+    progress: &mut Progress<'_>,
 ) -> Result<u64, OpenFault> {
     let quotas = quotas(opening.quota);
+    let in_stock = |grant: &StoredGrant| {
+        template.ranges.iter().any(|(first, last)| (*first..=*last).contains(&grant.receipt.serial))
+    };
     // Without rows it only tells the cursor.
-    let mut cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
-    let mut count = 0;
-    loop {
-        let rows = opening.archive.grants_from(template, cursor, limits::REAPPLY_ROWS_MAX).await?;
-        if rows.is_empty() {
-            break;
-        }
-        cursor = opening.link.reapply(identity, template, day, &quotas, &rows).await?;
-        count += rows.len() as u64;
-        (opening.progress)(&format!("template {}: {count} rows given back", template.id));
+    let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
+    progress.passed_over(cursor.saturating_sub(1));
+    let (archive, link) = (&*opening.archive, &mut *opening.link);
+    let read = |first| archive.grants_from(template, first, limits::REAPPLY_READ_ROWS_MAX);
+    let (mut grants, mut count) = (read(cursor).await?, 0);
+    while let Some(behind) = grants.last().map(|grant| grant.receipt.serial + 1) {
+        grants.retain(in_stock);
+        let write = async {
+            for rows in grants.chunks(limits::REAPPLY_ROWS_MAX) {
+                let cursor = link.reapply(identity, template, day, &quotas, rows).await?;
+                if rows.last().is_some_and(|last| cursor <= last.receipt.serial) {
+                    return Err(Fault::reply("the cursor stands within a chunk").into());
+                }
+                progress.given_back(template.id, rows.len() as u64);
+            }
+            Ok::<u64, OpenFault>(grants.len() as u64)
+        };
+        let (written, next) = tokio::join!(write, read(behind));
+        count += written?;
+        grants = next?;
     }
     if count > 0 {
         tracing::info!(cell = opening.cell.0, template = template.id.0, rows = count, "rows reapplied");

@@ -4,6 +4,9 @@
 //! PostgreSQL does not have yet becomes rows; what it holds beyond is kept in `set_aside`. Then the
 //! cell is wiped, and given back from PostgreSQL.
 //!
+//! A recovery that dies in the middle leaves a cell that is closed, whose cursors tell how far it came:
+//! the next one, or the flusher, goes on there.
+//!
 //! It works while gateways and flushers run. A flusher that refuses a cell lets its advisory lock
 //! go between attempts, and whoever waits for the lock comes before those who only try; a flusher
 //! that serves the cell keeps it, and then there is nothing to recover.
@@ -67,6 +70,12 @@ pub async fn recover(
     let (quota, install) = (&config.quota, config.install_name());
     let mut opening = Opening { archive: writer.archive(), link: &mut link, cell, quota, install: &install, progress };
     let (meta, refusal) = opening.inspect().await.map_err(told)?;
+    if meta.refilling && refusal.is_none() && !force {
+        progress("an earlier recovery has wiped this cell: going on where it was");
+        let in_all = rows_in_all(opening.archive.client()).await?;
+        let opened = opening.run_on(meta, Some(in_all)).await.map_err(told)?;
+        return Ok(Recovered { opened, stored: 0, kept: 0 });
+    }
     let reason = match &refusal {
         Some(Refusal::Empty | Refusal::Wiping) => "diverged",
         Some(Refusal::Diverged { last, epoch, ended }) => {
@@ -94,7 +103,8 @@ pub async fn recover(
     if meta.epoch != 0 {
         return Err("someone else has made this cell anew: nothing more was done".into());
     }
-    let opened = opening.run_on(meta).await.map_err(told)?;
+    let in_all = rows_in_all(opening.archive.client()).await?;
+    let opened = opening.run_on(meta, Some(in_all)).await.map_err(told)?;
     tracing::warn!(
         cell = cell.0,
         epoch = opened.identity.epoch,
@@ -223,6 +233,11 @@ async fn keep(
         .await
 }
 
+async fn rows_in_all(client: &Client) -> Result<u64, String> {
+    let row = client.query_one(include_str!("../sql/grant/rows_in_all.sql"), &[]).await;
+    Ok(row.map_err(|error| PgFault::from(error).to_string())?.get::<_, i64>(0) as u64)
+}
+
 async fn read_queue(redis: &Redis, keys: &CellKeys, after: EntryId) -> Result<Vec<QueueEntry>, Fault> {
     let mut range = redis::cmd("XRANGE");
     range.arg(keys.queue()).arg(format!("({after}")).arg("+").arg("COUNT").arg(SCAN_COUNT);
@@ -231,7 +246,8 @@ async fn read_queue(redis: &Redis, keys: &CellKeys, after: EntryId) -> Result<Ve
 }
 
 /// Removes every key of the cell, its meta last and marked: a crash in between leaves a cell that
-/// only another recovery opens, since receipts may be gone whose templates are still there.
+/// only another recovery opens, since receipts may be gone whose templates are still there. What is left
+/// is the mark that the cell is to be given everything back.
 async fn wipe(redis: &Redis, keys: &CellKeys, identity: &Identity) -> Result<(), Fault> {
     let mut link = redis.link().await?;
     let meta = tokio::time::timeout(Duration::from_secs(5), read_meta(&mut link, keys)).await;
@@ -258,7 +274,9 @@ async fn wipe(redis: &Redis, keys: &CellKeys, identity: &Identity) -> Result<(),
         cursor = text(next)?;
         if cursor == "0" {
             let mut unlink = redis::cmd("UNLINK");
-            return redis.command(unlink.arg(keys.meta())).await.map(drop);
+            redis.command(unlink.arg(keys.meta())).await?;
+            let mut mark = redis::cmd("HSET");
+            return redis.command(mark.arg(keys.meta()).arg("wiping").arg("2")).await.map(drop);
         }
     }
 }

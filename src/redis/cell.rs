@@ -45,6 +45,8 @@ pub struct CellMeta {
     pub install: String,
     /// A recovery has begun to wipe this cell and has not finished.
     pub wiping: bool,
+    /// A recovery has wiped this cell and has not given everything back: its cursors tell how far it came.
+    pub refilling: bool,
     /// Templates whose last grant may not be flushed, with that entry.
     pub marks: Vec<(TemplateId, EntryId)>,
 }
@@ -221,7 +223,7 @@ fn parse_meta(reply: Value) -> Result<CellMeta, Fault> {
     };
     let mut marks = Vec::new();
     let mut quotas = [(0, 0); 3];
-    let (mut queued, mut install, mut wiping) = (0, String::new(), false);
+    let (mut queued, mut install, mut recovery) = (0, String::new(), String::new());
     for pair in all.chunks_exact(2) {
         let (name, value) = (text(&pair[0])?, &pair[1]);
         let mut quota = |scope: usize, limit: bool| -> Result<(), Fault> {
@@ -237,7 +239,7 @@ fn parse_meta(reply: Value) -> Result<CellMeta, Fault> {
             "dw" => quota(2, false)?,
             "queued" => queued = int(value)?.max(0) as u64,
             "install" => install = text(value)?,
-            "wiping" => wiping = text(value)? == "1",
+            "wiping" => recovery = text(value)?,
             name => {
                 if let Some(template) = marked_template(name) {
                     let entry = EntryId::parse(&text(value)?).ok_or_else(|| Fault::reply("no entry id"))?;
@@ -261,7 +263,8 @@ fn parse_meta(reply: Value) -> Result<CellMeta, Fault> {
         oldest: Some(or_zero(oldest)?).filter(|at| *at > 0),
         quotas,
         install,
-        wiping,
+        wiping: recovery == "1",
+        refilling: recovery == "2",
         marks,
     })
 }

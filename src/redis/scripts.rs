@@ -16,6 +16,8 @@ pub enum Script {
     TemplateFree,
     QueueRead,
     QueueTrim,
+    CompareRead,
+    CellMend,
 }
 
 /// A script that may write: refused as a whole by a replica, without memory, or without persistence.
@@ -48,7 +50,7 @@ static SCRIPTS: LazyLock<Vec<Loaded>> = LazyLock::new(|| {
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Script; 12] = [
+    pub const ALL: [Script; 14] = [
         Script::ClaimBatch,
         Script::LookupBatch,
         Script::Holdings,
@@ -61,6 +63,8 @@ impl Script {
         Script::TemplateFree,
         Script::QueueRead,
         Script::QueueTrim,
+        Script::CompareRead,
+        Script::CellMend,
     ];
 
     /// What Redis is given to load.
@@ -89,6 +93,8 @@ impl Script {
             Script::TemplateFree => source!(WRITES; "lib/identity", "template_free"),
             Script::QueueRead => source!(READS; "lib/identity", "queue_read"),
             Script::QueueTrim => source!(WRITES; "lib/identity", "queue_trim"),
+            Script::CompareRead => source!(READS; "lib/identity", "lib/clock", "lib/quota", "compare_read"),
+            Script::CellMend => source!(WRITES; "lib/identity", "lib/clock", "lib/quota", "cell_mend"),
         }
     }
 }

@@ -747,6 +747,101 @@ async fn a_recovery_that_died_while_it_wiped_is_finished_by_another_one_alone() 
     flusher.stop().await;
 }
 
+/// One that died over the second of two templates, of which the first was given back.
+async fn died_while_it_gave_back(world: &World) {
+    let flusher = world.flusher();
+    world.opened(1).await;
+    for template in [T1, TemplateId(2)] {
+        world.claim(template, &users(1..=10)).await;
+    }
+    world.flushed(world.meta().await.last).await;
+    flusher.stop().await;
+    let others = world.keys().template(TemplateId(2));
+    let url = world.config.redis.url.expose().to_owned();
+    // Where receipts should be written stands something else.
+    let spoil = |sentence: &str| {
+        if sentence.contains("are wiped") {
+            let mut connection = redis::Client::open(&*url).unwrap().get_connection().unwrap();
+            redis::cmd("SET").arg(others.receipts()).arg("x").exec(&mut connection).unwrap();
+        }
+    };
+    let died = recover(&world.pg, &world.redis, CELL, &world.config, true, &spoil).await.unwrap_err();
+    assert!(died.contains("WRONGTYPE") || died.contains("wrong kind"), "{died}");
+    let meta = world.meta().await;
+    assert!(meta.refilling && !meta.open, "{meta:?}");
+    let mut unlink = redis::cmd("UNLINK");
+    world.redis.command(unlink.arg(others.receipts())).await.unwrap();
+}
+
+async fn everybody_has_their_coupon(world: &World) {
+    for template in [T1, TemplateId(2)] {
+        assert_eq!(world.claim(template, &users(1..=10)).await, (1..=10).map(Claimed::Replayed).collect::<Vec<_>>());
+        assert_eq!(world.claim(template, &users(11..=11)).await, [Claimed::Granted(11)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_died_while_it_gave_back_goes_on_where_it_was() {
+    let world = World::new("refill").await;
+    world.template(100, false).await;
+    world.template(100, false).await;
+    died_while_it_gave_back(&world).await;
+    let recovered = recover(&world.pg, &world.redis, CELL, &world.config, false, &|_| {}).await.unwrap();
+    assert_eq!(recovered.opened.rows_reapplied, 10, "the first template's rows were there already");
+    assert!(!world.meta().await.refilling);
+    everybody_has_their_coupon(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flusher_goes_on_where_a_recovery_died() {
+    let world = World::new("refill-flusher").await;
+    world.template(100, false).await;
+    world.template(100, false).await;
+    died_while_it_gave_back(&world).await;
+    let flusher = world.flusher();
+    world.open().await;
+    assert!(!world.meta().await.refilling);
+    everybody_has_their_coupon(&world).await;
+    flusher.stop().await;
+}
+
+/// More rows than one read takes, of users who have several, among what was set aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_template_is_given_back_whole() {
+    let mut world = World::new("large").await;
+    let stock = 70_000;
+    world.template(stock, false).await;
+    let flusher = world.flusher();
+    world.opened(1).await;
+    flusher.stop().await;
+    world
+        .sql(&format!(
+            "INSERT INTO user_coupons (template_id, serial, epoch, user_ref, claim_key_hash, acquired_at, valid_from, expires_at)
+             SELECT 1, i, 1, 'u' || i % 30000, i, now(), now(), now() FROM generate_series(1, {stock} - 1) AS i
+             WHERE i % 10000 <> 0;
+             INSERT INTO set_aside (cell, entry_epoch, entry_seq, template_id, serial, epoch, user_ref, claim_key_hash,
+                 acquired_at, reason)
+             SELECT 0, 1, 1, 1, i, 1, 'u' || i % 30000, i, now(), 'user_coupons_serial'
+             FROM generate_series(10000, {stock} - 1, 10000) AS i"
+        ))
+        .await;
+    world.kill_redis();
+    world.empty_redis();
+    world.start_redis().await;
+    let recovered = recover(&world.pg, &world.redis, CELL, &world.config, false, &|_| {}).await.unwrap();
+    assert_eq!(recovered.opened.rows_reapplied, stock as u64 - 1);
+    let receipts = world.keys().template(T1);
+    let mut count = redis::cmd("HLEN");
+    assert_eq!(world.redis.command(count.arg(receipts.receipts())).await.unwrap(), redis::Value::Int(30_000));
+    for (user, held) in [("u1", 3), ("u10000", 2), ("u9999", 3), ("u0", 2)] {
+        let mut get = redis::cmd("HSTRLEN");
+        let length = world.redis.command(get.arg(receipts.receipts()).arg(user)).await.unwrap();
+        assert_eq!(length, redis::Value::Int(21 * held), "{user}");
+    }
+    assert_eq!(world.claim(T1, &["fresh".into()]).await, [Claimed::Granted(stock as u64)]);
+    assert_eq!(world.claim(T1, &["late".into()]).await, [Claimed::Refused(24)], "sold out");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_redis_of_another_installation_is_never_opened() {
     let world = World::new("foreign").await;

@@ -24,6 +24,7 @@ mod many;
 mod orders;
 mod quotes;
 mod reads;
+mod reconcile;
 mod redemption;
 mod replication;
 mod revocation;

@@ -8,8 +8,10 @@ use floodgate::domain::ids::{EntryId, TemplateId};
 use floodgate::domain::outcome::ClaimOutcome;
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
+use floodgate::grant::given::Given;
+use floodgate::grant::stores::StoredGrant;
 use floodgate::limits::{BATCH_CLAIMS_MAX, REAPPLY_ROWS_MAX};
-use floodgate::redis::cell::Receipt;
+use floodgate::redis::cell::{Receipt, int};
 use floodgate::redis::client::Call;
 use floodgate::redis::keys::CellKeys;
 use floodgate::redis::scripts::Script;
@@ -134,7 +136,7 @@ fn the_largest_batch_is_decided_and_given_back() {
     assert_eq!(granted(&stage.claim(&identity, &all).expect("the cell is open")), 0, "all are replays");
     let mut empty = RedisStage::new(&server);
     empty.close(1);
-    empty.put(TemplateId(1), &TERMS, &[(1, 1_000)]);
+    empty.put(TemplateId(1), &TERMS, &[(1, REAPPLY_ROWS_MAX as u64)]);
     let rows: Vec<Row> = (1..=REAPPLY_ROWS_MAX).map(|number| row(number, NOON)).collect();
     assert_eq!(empty.reapply(TemplateId(1), &TERMS, DAY, RULES, &rows), None);
     empty.open(1, RULES);
@@ -213,6 +215,34 @@ fn rows_are_reapplied_once() {
         (1..=2).map(|key| Claim { user: user(1), claim_key_hash: 100 + key, ip: None, device: None }).collect();
     let reply = stage.claim(&identity, &again).expect("the cell is open");
     assert_eq!(granted(&reply), 1, "{reply:?}");
+}
+
+/// A chunk is given back as a whole or not at all, and what a user has of several chunks is put together.
+#[test]
+fn a_chunk_behind_the_cursor_is_passed_over_and_a_users_rows_are_put_together() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, RULES);
+    let id = TemplateId(1);
+    stage.close(2);
+    let (identity, keys) = (stage.identity(), stage.keys());
+    let given =
+        Given { keys: &keys, identity: &identity, template: id, day: DAY, quotas: [(0, 1); 3], counted_since: None };
+    let grant = |serial| StoredGrant {
+        user: Some("user-7".into()),
+        receipt: row(serial, NOON - 1).receipt,
+        ip: None,
+        device: None,
+    };
+    let grants: Vec<StoredGrant> = (1..=5).map(grant).collect();
+    let cursor = |stage: &RedisStage<'_>, grants: &[StoredGrant]| {
+        int(&stage.run(&given.call(grants)).expect("the cell is closed by this epoch")[0]).expect("a cursor")
+    };
+    assert_eq!(cursor(&stage, &grants[..3]), 4);
+    assert_eq!(cursor(&stage, &grants[1..]), 4, "it begins behind the cursor");
+    assert_eq!(cursor(&stage, &grants[3..]), 6);
+    stage.open(2, RULES);
+    let held = stage.holding(id, UserRef::from_store("user-7").as_ref()).receipts;
+    assert_eq!(held, grants.iter().map(|grant| grant.receipt).collect::<Vec<_>>());
 }
 
 /// The two hashes of a scope are used in turns: what a period long gone left is not read as new.

@@ -70,6 +70,7 @@ impl Gateway {
         let shared = Arc::new(LaneShared {
             cell: cell.clone(),
             doubts: doubts.clone(),
+            ring: Arc::default(),
             keys: CellKeys::new(CellId(0)),
             settings: config.claim.clone(),
         });

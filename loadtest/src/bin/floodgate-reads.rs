@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use floodgate::demo::redis_server::Fsync;
 use floodgate_loadtest::scale::wallet::{Settings, measure};
-use floodgate_loadtest::scale::{Scale, plans};
+use floodgate_loadtest::scale::{Scale, plans, recover};
 
 /// Reads at the size of a year of sales.
 #[derive(Parser)]
@@ -21,6 +22,9 @@ enum Command {
     Explain(Explain),
     /// Measure a wallet page by HTTP beside its bare statement; the exit status is 1 where the ratio is missed
     Wallet(Wallet),
+    /// Give an empty Redis back from PostgreSQL, beside COPY out of the table; the exit status is 1 where the ratio is
+    /// missed
+    Recover(Recover),
 }
 
 #[derive(Args)]
@@ -52,6 +56,23 @@ struct Wallet {
     data: Data,
 }
 
+#[derive(Args)]
+struct Recover {
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: u64,
+    /// What the recovery's rows a second must be of COPY's, in the median round
+    #[arg(long, default_value_t = 0.5)]
+    ratio: f64,
+    /// Redis' appendfsync: always, else everysec
+    #[arg(long)]
+    always: bool,
+    /// Compare what was given back with PostgreSQL, too, and find and mend what was taken out
+    #[arg(long)]
+    compare: bool,
+    #[command(flatten)]
+    data: Data,
+}
+
 /// The coupons that are read.
 #[derive(Args)]
 struct Data {
@@ -67,6 +88,7 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Explain(command) => command.run().await,
         Command::Wallet(command) => command.run().await,
+        Command::Recover(command) => command.run().await,
     };
     done.unwrap_or_else(|sentence| {
         eprintln!("floodgate-reads: {sentence}");
@@ -94,6 +116,22 @@ impl Explain {
         let wrongs = plans::wrongs(&found);
         wrongs.iter().for_each(|wrong| println!("\n{wrong}"));
         Ok(if wrongs.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Recover {
+    async fn run(self) -> Result<ExitCode, String> {
+        let scale = self.data.open().await?;
+        let fsync = if self.always { Fsync::Always } else { Fsync::Everysec };
+        let rounds = recover::measure(&scale, &self.data.folder, self.rounds as usize, fsync, self.compare).await?;
+        println!("| rows | COPY s | rows/s | recover s | rows/s | ratio | Redis MiB | compare s | find and mend s |");
+        println!("|---|---|---|---|---|---|---|---|---|");
+        rounds.iter().for_each(|round| println!("{round}"));
+        let mut ratios: Vec<f64> = rounds.iter().map(recover::Round::ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let median = ratios[ratios.len() / 2];
+        println!("the recovery runs at {median:.2} of COPY's speed, median of {} rounds", rounds.len());
+        Ok(if median >= self.ratio { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

@@ -11,17 +11,17 @@ use tokio_postgres::{Client, Row, Statement};
 use super::redis::RedisCell;
 use super::{Archive, Reached, RowsSeen, StoredGrant, Stores};
 use crate::catalog::publish::{TemplateRow, load_page};
-use crate::domain::ids::{CellId, EntryId, Epoch, SERIAL_MAX, Serial, TemplateId};
+use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::template::Definition;
 use crate::grant::aside::SetAside;
 use crate::grant::cells::{self, CellRow, cell_i16};
 use crate::grant::entry::{BadEntry, Grant};
 use crate::grant::rows::{self, Row as GrantRow};
+use crate::grant::stored;
 use crate::grant::terms::Terms;
 use crate::grant::watermark::Awaited;
 use crate::ledger::counters::{Issued, IssuedCounter};
 use crate::pg::{Pg, PgFault};
-use crate::redis::cell::Receipt;
 use crate::redis::client::Redis;
 use crate::redis::fault::Fault;
 use crate::redis::keys::CellKeys;
@@ -169,22 +169,8 @@ impl Archive for PgArchive {
         from: Serial,
         limit: usize,
     ) -> Result<Vec<StoredGrant>, PgFault> {
-        let sql = include_str!("../../sql/grant/rows_from.sql");
-        let last = template.ranges.last().map_or(0, |(_, last)| *last as i64);
-        let from = from.min(SERIAL_MAX + 1) as i64;
-        let rows = self.client.query(sql, &[&template.id.as_i32(), &from, &(limit as i64), &last]).await?;
-        let stored = rows.iter().map(|row| StoredGrant {
-            user: row.get(2),
-            receipt: Receipt {
-                serial: row.get::<_, i64>(0) as u64,
-                epoch: cells::epoch(row, 1),
-                acquired: row.get(6),
-                claim_key_hash: row.get::<_, i64>(3) as u64,
-            },
-            ip: row.get::<_, Option<i64>>(4).map(|hash| hash as u64),
-            device: row.get::<_, Option<i64>>(5).map(|hash| hash as u64),
-        });
-        Ok(stored.collect())
+        let last = template.ranges.last().map_or(0, |(_, last)| *last);
+        stored::read(&self.client, template.id, from, last, limit).await
     }
 
     async fn terms(&self, templates: &[TemplateId]) -> Result<Vec<(TemplateId, Option<Terms>)>, PgFault> {

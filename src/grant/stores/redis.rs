@@ -7,7 +7,8 @@ use redis::Value;
 use super::{CellLink, Quotas, StoredGrant};
 use crate::catalog::publish::{Put, TemplateRow, put_answer, put_call};
 use crate::domain::ids::{EntryId, Serial, TemplateId};
-use crate::domain::window::Day;
+use crate::domain::window::{Day, Millis};
+use crate::grant::given::Given;
 use crate::grant::queue::{QueueEntry, Read};
 use crate::limits;
 use crate::redis::cell::{CellMeta, Identity, accepted, int, read_meta, short, text};
@@ -22,13 +23,18 @@ pub struct RedisCell {
     keys: CellKeys,
     /// Of one call.
     timeout: Duration,
+    /// Redis' time when its meta was read last: it is not earlier now.
+    seen: Millis,
 }
+
+/// Redis' clock may be set back by a second and still decide; twice that is on the safe side.
+const CLOCK_CARE_MS: Millis = 2_000;
 
 // === impl RedisCell ===
 
 impl RedisCell {
     pub fn new(link: Link, keys: CellKeys, timeout: Duration) -> Self {
-        RedisCell { link, keys, timeout }
+        RedisCell { link, keys, timeout, seen: 0 }
     }
 
     async fn ask(&mut self, call: &Call) -> Result<Value, Fault> {
@@ -54,7 +60,9 @@ impl CellLink for RedisCell {
 
     async fn meta(&mut self) -> Result<CellMeta, Fault> {
         let read = tokio::time::timeout(self.timeout, read_meta(&mut self.link, &self.keys)).await;
-        read.unwrap_or_else(|_| Err(Fault::timeout()))
+        let meta = read.unwrap_or_else(|_| Err(Fault::timeout()))?;
+        self.seen = meta.now;
+        Ok(meta)
     }
 
     async fn close(&mut self, identity: &Identity) -> Result<(), Fault> {
@@ -86,24 +94,16 @@ impl CellLink for RedisCell {
         quotas: &Quotas,
         rows: &[StoredGrant],
     ) -> Result<Serial, Fault> {
-        let keys = self.keys.template(template.id);
-        let names: Vec<&str> = [self.keys.meta(), keys.template(), keys.receipts()]
-            .into_iter()
-            .chain(self.keys.quotas().iter().map(|key| &**key))
-            .collect();
-        let mut call = Call::new(Script::CellReapply, names.into_iter());
-        identity.put(&mut call);
-        call.arg(day.start).arg(day.end).arg(u8::from(template.definition.quotas));
-        put_quotas(&mut call, quotas);
-        call.arg(rows.len());
-        for row in rows {
-            let hash = |hash: Option<u64>| hash.map(u64::to_be_bytes);
-            call.arg(row.user.as_deref().unwrap_or(""));
-            call.bytes(&row.receipt.pack());
-            call.bytes(hash(row.ip).as_ref().map_or(&[], |bytes| bytes));
-            call.bytes(hash(row.device).as_ref().map_or(&[], |bytes| bytes));
-        }
-        let mut reply = accepted(self.ask(&call).await?)?;
+        let window = quotas.iter().map(|(_, window)| *window as Millis).max().unwrap_or_default();
+        let given = Given {
+            keys: &self.keys,
+            identity,
+            template: template.id,
+            day,
+            quotas: *quotas,
+            counted_since: template.definition.quotas.then_some(self.seen - window - CLOCK_CARE_MS),
+        };
+        let mut reply = accepted(self.ask(&given.call(rows)).await?)?;
         Ok(int(&reply.next().ok_or_else(short)?)? as Serial)
     }
 

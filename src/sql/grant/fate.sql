@@ -11,6 +11,7 @@ SELECT u.epoch, u.user_ref, u.first_user_ref, u.status, u.gift_generation,
             AND (c.watermark_epoch, c.watermark_seq) >= (o.final_epoch, o.final_seq)),
     EXISTS (SELECT FROM cell_openings o WHERE o.cell = $1 AND o.epoch > $4
         AND (c.watermark_epoch, c.watermark_seq) >= (o.final_epoch, o.final_seq)),
-    u.amount
+    u.amount,
+    EXISTS (SELECT FROM lost_claims l WHERE l.template_id = $2 AND l.serial = $3 AND l.epoch = $4)
 FROM cells c LEFT JOIN user_coupons u ON u.template_id = $2 AND u.serial = $3
 WHERE c.cell = $1

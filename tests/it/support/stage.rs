@@ -11,6 +11,8 @@ use floodgate::claim::redis_engine::RedisEngine;
 use floodgate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
+use floodgate::grant::given::Given;
+use floodgate::grant::stores::StoredGrant;
 use floodgate::redis::cell::{self, CellMeta, Holding, Identity, be};
 use floodgate::redis::client::{Call, Redis};
 use floodgate::redis::fault::Fault;
@@ -307,31 +309,31 @@ impl Stage for RedisStage<'_> {
         rules: [QuotaRule; 3],
         rows: &[Row],
     ) -> Option<String> {
-        let meta = self.meta();
-        let template = self.keys.template(id);
-        let quotas = self.keys.quotas().iter().map(|key| &**key);
-        let names: Vec<&str> =
-            [self.keys.meta(), template.template(), template.receipts()].into_iter().chain(quotas).collect();
-        let mut call = Call::new(Script::CellReapply, names.into_iter());
-        call.arg(meta.live_replid).arg(meta.epoch).arg(day.start).arg(day.end);
-        call.arg(if terms.quotas { "1" } else { "0" });
-        for rule in rules {
-            call.arg(rule.limit).arg(rule.window);
-        }
-        call.arg(rows.len());
-        for row in rows {
-            call.bytes(row.user.as_ref().map_or(&[], UserRef::as_bytes)).bytes(&row.receipt.pack());
-            for hash in [row.ip, row.device] {
-                match hash {
-                    Some(hash) => call.bytes(&hash.to_be_bytes()),
-                    None => call.bytes(b""),
-                };
-            }
-        }
-        match self.run(&call) {
-            Ok(_) => None,
-            Err(fault) => Some(fault.detail),
-        }
+        let (identity, keys) = (self.identity(), self.keys.clone());
+        let given = Given {
+            keys: &keys,
+            identity: &identity,
+            template: id,
+            day,
+            quotas: rules.map(|rule| (rule.limit.into(), rule.window as u64)),
+            counted_since: terms.quotas.then_some(Millis::MIN),
+        };
+        let mut grants: Vec<StoredGrant> = rows
+            .iter()
+            .map(|row| StoredGrant {
+                user: row.user.as_ref().map(|user| user.as_str().to_owned()),
+                receipt: row.receipt,
+                ip: row.ip,
+                device: row.device,
+            })
+            .collect();
+        // As an opening does it: the cursor is asked for, and what lies behind it is not sent.
+        let told = |reply: Result<Vec<Value>, Fault>| {
+            reply.map(|reply| cell::int(&reply[0]).expect("a cursor") as Serial).map_err(|fault| fault.detail)
+        };
+        let asked = told(self.run(&given.call(&[])));
+        grants.retain(|grant| asked.as_ref().is_ok_and(|cursor| grant.receipt.serial >= *cursor));
+        if grants.is_empty() { asked.err() } else { told(self.run(&given.call(&grants))).err() }
     }
 
     fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault> {
