@@ -9,7 +9,8 @@
 -- ARGV  1 live replid, 2 the epoch of this opening, 3 start and 4 end of the template's local day,
 --       5 first and 6 last serial of the chunk ("0" without rows: the cursor is told), 7 how many of its
 --       rows are of that day, 8 the latest time among them in ms, 9-14 quota limit and window in ms of
---       user, IP, device, 15 users, 16 rows that may lie in a quota's window;
+--       user, IP, device, 15 users, 16 rows that may lie in a quota's window, 17 the cursor that the chunk
+--       before leaves behind ("0": it has answered, or there was none): elsewhere it is passed over, too;
 --       then for each user: the user, their receipts (21 bytes each);
 --       then for each of those rows: its time in ms, user, IP key, device key (8 bytes or "")
 -- Returns {1, cursor}, or {0, word}: "role", "replid", "epoch", "open", "template", "range" (a row
@@ -36,7 +37,8 @@ local day_start, day_end = tonumber(ARGV[3]), tonumber(ARGV[4])
 if tonumber(t[8]) > 0 and (now < day_start or now >= day_end) then return { 0, 'day' } end
 
 local nxt, last, more = tonumber(t[2]), tonumber(t[3]), t[4]
-if final > 0 and first < nxt then return { 1, string.format('%.0f', nxt) } end
+local follows = tonumber(ARGV[17])
+if final > 0 and (first < nxt or (follows > 0 and nxt ~= follows)) then return { 1, string.format('%.0f', nxt) } end
 while final > last and more ~= '' do
   local from, to, rest = string.match(more, '^(%d+)-(%d+),(.*)$')
   nxt, last, more = tonumber(from), tonumber(to), rest
@@ -45,7 +47,7 @@ if final >= nxt then nxt = final + 1 end
 local today = tonumber(t[5]) == day_start and tonumber(t[6]) or 0
 today = today + tonumber(ARGV[7])
 
-local users, given = tonumber(ARGV[15]), 16
+local users, given = tonumber(ARGV[15]), 17
 if users > 0 then
   local names, taken = {}, false
   for i = 1, users do names[i] = ARGV[given + 2 * i - 1] end

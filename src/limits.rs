@@ -68,8 +68,8 @@ pub const TRIM_MARKS_MAX: usize = 4_000;
 /// Rows in one call of the reapply script, which writes two values for each: Lua's `unpack` takes 7,999.
 pub const REAPPLY_ROWS_MAX: usize = 3_000;
 
-/// Rows that are read at once to be given back, while those of the read before are: 5 MB.
-pub const REAPPLY_READ_ROWS_MAX: usize = 30_000;
+/// Rows that are read at once to be given back, while those of the read before are: 2 MB, in three calls.
+pub const REAPPLY_READ_ROWS_MAX: usize = 9_000;
 const _: () = assert!(2 * REAPPLY_ROWS_MAX < 8_000 && REAPPLY_ROWS_MAX <= REAPPLY_READ_ROWS_MAX);
 
 /// Grants that a quota can count: each costs 4 bytes in the key's field.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::stores::{Quotas, StoredGrant};
-use crate::domain::ids::TemplateId;
+use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::window::{Day, Millis};
 use crate::redis::cell::{Identity, RECEIPT_BYTES};
 use crate::redis::client::Call;
@@ -32,8 +32,9 @@ type Receipts = smallvec::SmallVec<[u8; RECEIPT_BYTES]>;
 
 impl Given<'_> {
     /// The call that gives grants back: at most [`crate::limits::REAPPLY_ROWS_MAX`], in ascending order of
-    /// serials, none of them behind the cursor. Its answer is the cursor.
-    pub fn call(&self, grants: &[StoredGrant]) -> Call {
+    /// serials, none of them behind the cursor. Its answer is the cursor. `follows`: where the chunk before ends,
+    /// if that has not answered yet.
+    pub fn call(&self, grants: &[StoredGrant], follows: Option<Serial>) -> Call {
         // What a user has of a chunk is written as one value.
         let mut places: HashMap<&str, usize> = HashMap::with_capacity(grants.len());
         let mut users: Vec<(&str, Receipts)> = Vec::with_capacity(grants.len());
@@ -66,7 +67,7 @@ impl Given<'_> {
         for (limit, window) in self.quotas {
             call.arg(limit).arg(window);
         }
-        call.arg(users.len()).arg(in_window.len());
+        call.arg(users.len()).arg(in_window.len()).arg(follows.unwrap_or_default());
         for (user, receipts) in users {
             call.bytes(user.as_bytes()).bytes(&receipts);
         }

@@ -13,7 +13,6 @@ use crate::config;
 use crate::domain::window::{Day, Millis};
 use crate::limits;
 use crate::redis::cell::Identity;
-use crate::redis::fault::Fault;
 
 /// Limit and window in ms of user, IP and device.
 pub(super) fn quotas(quota: &config::Quota) -> Quotas {
@@ -68,14 +67,12 @@ async fn one<A: Archive, L: CellLink>(
     while let Some(behind) = grants.last().map(|grant| grant.receipt.serial + 1) {
         grants.retain(in_stock);
         let write = async {
-            for rows in grants.chunks(limits::REAPPLY_ROWS_MAX) {
-                let cursor = link.reapply(identity, template, day, &quotas, rows).await?;
-                if rows.last().is_some_and(|last| cursor <= last.receipt.serial) {
-                    return Err(Fault::reply("the cursor stands within a chunk").into());
-                }
-                progress.given_back(template.id, rows.len() as u64);
+            if grants.is_empty() {
+                return Ok::<u64, OpenFault>(0);
             }
-            Ok::<u64, OpenFault>(grants.len() as u64)
+            link.reapply(identity, template, day, &quotas, &grants).await?;
+            progress.given_back(template.id, grants.len() as u64);
+            Ok(grants.len() as u64)
         };
         let (written, next) = tokio::join!(write, read(behind));
         count += written?;

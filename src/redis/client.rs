@@ -99,6 +99,11 @@ impl Redis {
 // === impl Link ===
 
 impl Link {
+    /// The same connection once more, for a call that is sent before the last one has answered.
+    pub fn shared(&self) -> Link {
+        Link { connection: self.connection.clone(), master: self.master.clone(), turn: self.turn }
+    }
+
     /// Calls a script. The caller bounds the time; a call given up leaves the link broken.
     pub async fn call(&mut self, call: &Call) -> Result<Value, Fault> {
         call_on(&mut self.connection, call).await

@@ -234,12 +234,13 @@ fn a_chunk_behind_the_cursor_is_passed_over_and_a_users_rows_are_put_together() 
         device: None,
     };
     let grants: Vec<StoredGrant> = (1..=5).map(grant).collect();
-    let cursor = |stage: &RedisStage<'_>, grants: &[StoredGrant]| {
-        int(&stage.run(&given.call(grants)).expect("the cell is closed by this epoch")[0]).expect("a cursor")
+    let cursor = |stage: &RedisStage<'_>, grants: &[StoredGrant], follows| {
+        int(&stage.run(&given.call(grants, follows)).expect("the cell is closed by this epoch")[0]).expect("a cursor")
     };
-    assert_eq!(cursor(&stage, &grants[..3]), 4);
-    assert_eq!(cursor(&stage, &grants[1..]), 4, "it begins behind the cursor");
-    assert_eq!(cursor(&stage, &grants[3..]), 6);
+    assert_eq!(cursor(&stage, &grants[2..], Some(3)), 1, "the chunk that it follows on was not taken");
+    assert_eq!(cursor(&stage, &grants[..3], None), 4);
+    assert_eq!(cursor(&stage, &grants[1..], None), 4, "it begins behind the cursor");
+    assert_eq!(cursor(&stage, &grants[3..], Some(4)), 6);
     stage.open(2, RULES);
     let held = stage.holding(id, UserRef::from_store("user-7").as_ref()).receipts;
     assert_eq!(held, grants.iter().map(|grant| grant.receipt).collect::<Vec<_>>());

@@ -1,7 +1,10 @@
 //! The cell's scripts, over one connection to Redis.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, StreamExt};
 use redis::Value;
 
 use super::{CellLink, Quotas, StoredGrant};
@@ -103,8 +106,34 @@ impl CellLink for RedisCell {
             quotas: *quotas,
             counted_since: template.definition.quotas.then_some(self.seen - window - CLOCK_CARE_MS),
         };
-        let mut reply = accepted(self.ask(&given.call(rows)).await?)?;
-        Ok(int(&reply.next().ok_or_else(short)?)? as Serial)
+        let cursor =
+            |reply: Value| -> Result<Serial, Fault> { Ok(int(&accepted(reply)?.next().ok_or_else(short)?)? as Serial) };
+        let mut chunks = rows.chunks(limits::REAPPLY_ROWS_MAX).peekable();
+        let (mut at, mut follows) = (0, None);
+        if chunks.peek().is_none() {
+            return cursor(self.ask(&given.call(&[], None)).await?);
+        }
+        // All are sent at once, so that Redis never waits for the next. One that was not taken stops those
+        // behind it: they do not follow on the cursor.
+        let mut answers = FuturesOrdered::new();
+        let mut ends = VecDeque::new();
+        for chunk in chunks {
+            let (mut link, call, timeout) = (self.link.shared(), given.call(chunk, follows), self.timeout);
+            let answer = async move { tokio::time::timeout(timeout, link.call(&call)).await };
+            answers.push_back(answer);
+            follows = chunk.last().map(|last| last.receipt.serial + 1);
+            ends.push_back(follows);
+            // Looked at once, it is on its way.
+            while let Some(Some(answer)) = answers.next().now_or_never() {
+                at = cursor(answer.unwrap_or_else(|_| Err(Fault::timeout()))?)?;
+                ends.pop_front().filter(|end| *end == Some(at)).ok_or_else(not_taken)?;
+            }
+        }
+        while let Some(answer) = answers.next().await {
+            at = cursor(answer.unwrap_or_else(|_| Err(Fault::timeout()))?)?;
+            ends.pop_front().filter(|end| *end == Some(at)).ok_or_else(not_taken)?;
+        }
+        Ok(at)
     }
 
     async fn read(&mut self, identity: &Identity, after: EntryId, count: usize) -> Result<Read, Fault> {
@@ -144,6 +173,10 @@ fn put_quotas(call: &mut Call, quotas: &Quotas) {
     for (limit, window) in quotas {
         call.arg(*limit).arg(*window);
     }
+}
+
+fn not_taken() -> Fault {
+    Fault::reply("rows that were given back were passed over")
 }
 
 /// Reads one element of an XRANGE reply: an id and a flat list of fields.

@@ -331,9 +331,9 @@ impl Stage for RedisStage<'_> {
         let told = |reply: Result<Vec<Value>, Fault>| {
             reply.map(|reply| cell::int(&reply[0]).expect("a cursor") as Serial).map_err(|fault| fault.detail)
         };
-        let asked = told(self.run(&given.call(&[])));
+        let asked = told(self.run(&given.call(&[], None)));
         grants.retain(|grant| asked.as_ref().is_ok_and(|cursor| grant.receipt.serial >= *cursor));
-        if grants.is_empty() { asked.err() } else { told(self.run(&given.call(&grants))).err() }
+        if grants.is_empty() { asked.err() } else { told(self.run(&given.call(&grants, None))).err() }
     }
 
     fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault> {
