@@ -47,7 +47,7 @@ struct Sale {
 }
 
 /// How long shoppers press and troubles come, in ms.
-const HORIZON: u64 = 2_000;
+const HORIZON: u64 = 3_000;
 
 /// How long a mended world may take to settle: the longest pause between two openings, and some more.
 const SETTLE_MAX: Duration = Duration::from_secs(200);
@@ -325,7 +325,7 @@ fn draw_template(chance: &mut Chance, id: u32) -> TemplateRow {
 /// Shoppers press at random; one in four again with a key that they had, one in eight twice at once.
 fn draw_presses(chance: &mut Chance, users: u64, templates: u32) -> Vec<(u64, Press)> {
     let mut presses: Vec<(u64, Press)> = Vec::new();
-    for number in 1..=chance.between(5, 30) {
+    for number in 1..=chance.between(5, 40) {
         let at = chance.below(HORIZON);
         let key = Key {
             template: TemplateId(1 + chance.below(templates.into()) as u32),
