@@ -6,8 +6,7 @@
 local function mismatch(epoch, open, replid)
   local info = redis.call('INFO', 'replication')
   if not string.find(info, 'role:master', 1, true) then return 'role' end
-  local live = string.match(info, 'master_replid:(%x+)')
-  if live ~= ARGV[1] or live ~= replid then return 'replid' end
+  if ARGV[1] ~= replid or not string.find(info, 'master_replid:' .. ARGV[1], 1, true) then return 'replid' end
   if epoch ~= ARGV[2] then return 'epoch' end
   if open ~= '1' then return 'closed' end
   return nil

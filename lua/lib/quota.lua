@@ -15,14 +15,31 @@ local function quota_at(now, limit, window, seen, even, odd)
   q.cur_live = seen == period
   q.prev_live = seen == period or seen == period - 1
   q.stamp = struct.pack('>I4', q.offset)
-  q.changed, q.new = {}, {}
+  q.changed, q.new, q.begun = {}, {}, {}
+  q.now_stamps, q.old_stamps = {}, {}
   return q
 end
 
 -- Reads the stamps of the keys ARGV[from..to]. Two calls at most.
 local function quota_read(q, from, to)
-  q.now_stamps = q.cur_live and redis.call('HMGET', q.cur, unpack(ARGV, from, to)) or {}
-  q.old_stamps = q.prev_live and redis.call('HMGET', q.prev, unpack(ARGV, from, to)) or {}
+  if q.cur_live then q.now_stamps = redis.call('HMGET', q.cur, unpack(ARGV, from, to)) end
+  if q.prev_live then q.old_stamps = redis.call('HMGET', q.prev, unpack(ARGV, from, to)) end
+end
+
+-- Whether none of the i-th keys that were read has a stamp: every quota has room for it.
+local function quota_unseen(quotas, i)
+  for s = 1, 3 do
+    local q = quotas[s]
+    if q.now_stamps[i] or q.old_stamps[i] then return false end
+  end
+  return true
+end
+
+-- Notes the first grant to a key without stamps, which nothing else in the batch may name.
+local function quota_begin(q, key)
+  if q.limit == 0 or key == '' then return end
+  local n = #q.begun
+  q.begun[n + 1], q.begun[n + 2] = key, q.stamp
 end
 
 -- The time at which key `key`, the i-th that was read, may be granted again; nil: it may be now.
@@ -61,13 +78,14 @@ end
 
 -- Writes what was noted. One call, and at most two more when a period has begun.
 local function quota_write(q)
-  if #q.changed == 0 then return false end
+  local pairs_ = q.begun
+  for _, key in ipairs(q.changed) do
+    local n = #pairs_
+    pairs_[n + 1], pairs_[n + 2] = key, q.new[key]
+  end
+  if #pairs_ == 0 then return false end
   if not q.cur_live then redis.call('UNLINK', q.cur) end
   if not q.prev_live then redis.call('UNLINK', q.prev) end
-  local pairs_ = {}
-  for i, key in ipairs(q.changed) do
-    pairs_[2 * i - 1], pairs_[2 * i] = key, q.new[key]
-  end
   redis.call('HSET', q.cur, unpack(pairs_))
   return true
 end

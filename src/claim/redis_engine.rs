@@ -3,14 +3,20 @@
 //! After a fault whose outcome is unknown the connection is dropped, so that no late answer can be
 //! taken for another batch's; the next call connects anew.
 
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+
 use redis::Value;
+use smallvec::SmallVec;
 
 use super::engine::{
-    Batch, BatchReply, Claim, Decision, Engine, GroupReply, Held, LookupGroup, LookupGroupReply, LookupReply, Mismatch,
+    Batch, BatchReply, Claim, Decision, Engine, Group, GroupReply, Held, LookupGroup, LookupGroupReply, LookupReply,
+    Mismatch,
 };
 use crate::domain::ids::EntryId;
 use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::domain::window::Millis;
+use crate::grant::entry::encode_claim_record;
 use crate::redis::cell::{CellMeta, Identity, be, int, read_meta, short, text};
 use crate::redis::client::{Call, Link, Redis};
 use crate::redis::fault::{Executed, Fault};
@@ -27,7 +33,18 @@ pub struct RedisEngine {
     served: Option<Identity>,
     /// Whether the last call was handed to the link.
     sent: bool,
-    record: Vec<u8>,
+    /// The records of one template's claims, one behind the other.
+    records: Vec<u8>,
+    seen: Seen,
+}
+
+/// Finds out whether anything stands twice in a batch, without allocating: a table of hashes, made anew
+/// by a new turn. Two that are taken for one cost the script its short way, nothing else.
+#[derive(Default)]
+struct Seen {
+    slots: Vec<(u32, u64)>,
+    turn: u32,
+    hasher: RandomState,
 }
 
 /// Reads the fields of a packed reply.
@@ -39,7 +56,7 @@ struct Reader<'a> {
 
 impl RedisEngine {
     pub fn new(redis: Redis, keys: CellKeys) -> Self {
-        RedisEngine { redis, keys, link: None, served: None, sent: false, record: Vec::new() }
+        RedisEngine { redis, keys, link: None, served: None, sent: false, records: Vec::new(), seen: Seen::default() }
     }
 
     async fn send(&mut self, identity: &Identity, call: &Call) -> Result<Value, Fault> {
@@ -82,18 +99,20 @@ impl RedisEngine {
         let under_quota: usize = batch.groups.iter().filter(|group| group.quotas).map(|group| group.claims.len()).sum();
         identity.put(&mut call);
         call.arg(batch.deadline).arg(batch.backlog_max).arg(batch.groups.len()).arg(under_quota);
+        call.bytes(if self.seen.all_distinct(batch) { b"1" } else { b"0" });
         for group in &batch.groups {
             call.arg(group.keys.mark()).bytes(&group.template.0.to_be_bytes()).arg(group.claims.len());
             call.arg(group.day.start).arg(group.day.end);
+            self.records.clear();
+            for claim in &group.claims {
+                let Claim { user, claim_key_hash, .. } = claim;
+                let (ip, device) = places(group, claim);
+                encode_claim_record(&mut self.records, *claim_key_hash, user.as_bytes(), ip, device);
+            }
+            call.bytes(&self.records);
         }
-        let all = || batch.groups.iter().flat_map(|group| &group.claims);
-        for claim in all() {
+        for claim in batch.groups.iter().flat_map(|group| &group.claims) {
             call.bytes(claim.user.as_bytes());
-        }
-        for claim in all() {
-            self.record.clear();
-            encode_claim_record(&mut self.record, claim);
-            call.bytes(&self.record);
         }
         let quota_keys: [fn(&Claim) -> Option<u64>; 2] = [|claim| claim.ip, |claim| claim.device];
         for key_of in quota_keys {
@@ -159,15 +178,9 @@ impl Engine for RedisEngine {
     }
 }
 
-/// A claim as the queue stores it (`lua/README.md`, "Claim record").
-pub fn encode_claim_record(buffer: &mut Vec<u8>, claim: &Claim) {
-    buffer.extend_from_slice(&claim.claim_key_hash.to_be_bytes());
-    buffer.push(u8::from(claim.ip.is_some()) | u8::from(claim.device.is_some()) << 1);
-    buffer.push(claim.user.as_bytes().len() as u8);
-    buffer.extend_from_slice(claim.user.as_bytes());
-    for hash in [claim.ip, claim.device].into_iter().flatten() {
-        buffer.extend_from_slice(&hash.to_be_bytes());
-    }
+/// Address and device as the claim's record has them: none where the template has no quotas.
+fn places(group: &Group, claim: &Claim) -> (Option<u64>, Option<u64>) {
+    if group.quotas { (claim.ip, claim.device) } else { (None, None) }
 }
 
 fn parse_batch_reply(reply: Value, batch: &Batch) -> Result<BatchReply, Fault> {
@@ -206,10 +219,18 @@ fn parse_group(bytes: &[u8], claims: usize) -> Option<GroupReply> {
     let revision = reader.number(4)? as u32;
     let generation = reader.number(4)? as u32;
     let decisions = match reader.number(1)? {
-        0 => (0..claims).map(|_| reader.decision()).collect::<Option<Vec<_>>>()?,
-        1 => {
-            let first = reader.number(5)?;
-            (first..first + claims as u64).map(Decision::Granted).collect()
+        status @ (0 | 1) => {
+            let runs = reader.number(2)?;
+            let runs: SmallVec<[_; 2]> = (0..runs).map(|_| reader.run()).collect::<Option<_>>()?;
+            let mut serials = runs.into_iter().flatten();
+            let decisions = match status {
+                0 => (0..claims).map(|_| reader.decision(&mut serials)).collect::<Option<Vec<_>>>()?,
+                _ => serials.by_ref().map(Decision::Granted).collect(),
+            };
+            if decisions.len() != claims || serials.next().is_some() {
+                return None;
+            }
+            decisions
         }
         2 => return Some(GroupReply::DayMoved),
         3 => return Some(GroupReply::NotLoaded),
@@ -255,6 +276,56 @@ fn parse_lookup_group(bytes: &[u8], claims: usize) -> Option<LookupGroupReply> {
     }
 }
 
+// === impl Seen ===
+
+impl Seen {
+    /// Whether no user, address or device stands twice among the claims. `false` may be a mistake.
+    fn all_distinct(&mut self, batch: &Batch) -> bool {
+        let claims = batch.groups.iter().map(|group| group.claims.len()).sum::<usize>();
+        let size = (claims * 8).next_power_of_two();
+        if self.slots.len() < size {
+            self.slots = vec![(0, 0); size];
+            self.turn = 0;
+        }
+        self.turn = self.turn.checked_add(1).unwrap_or_else(|| {
+            self.slots.fill((0, 0));
+            1
+        });
+        for group in &batch.groups {
+            for claim in &group.claims {
+                let (ip, device) = places(group, claim);
+                let user = self.hasher.hash_one(claim.user.as_bytes());
+                let places = [(1u8, ip), (2, device)].into_iter().filter_map(|(kind, hash)| {
+                    // An address and a device may have one hash and are not the same.
+                    Some(hash?.rotate_left(kind.into()))
+                });
+                for hash in std::iter::once(user).chain(places) {
+                    if !insert(&mut self.slots, self.turn, hash) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Whether `hash` was not there yet. The table is never more than half full.
+fn insert(slots: &mut [(u32, u64)], turn: u32, hash: u64) -> bool {
+    let mask = slots.len() - 1;
+    let mut at = hash as usize & mask;
+    loop {
+        if slots[at].0 != turn {
+            slots[at] = (turn, hash);
+            return true;
+        }
+        if slots[at].1 == hash {
+            return false;
+        }
+        at = (at + 1) & mask;
+    }
+}
+
 // === impl Reader ===
 
 impl Reader<'_> {
@@ -268,9 +339,16 @@ impl Reader<'_> {
         Some(Held { serial: self.number(5)?, epoch: self.number(2)? as u16, acquired: self.number(6)? as Millis })
     }
 
-    fn decision(&mut self) -> Option<Decision> {
+    /// Serials that follow on each other.
+    fn run(&mut self) -> Option<Range<u64>> {
+        let (first, count) = (self.number(5)?, self.number(2)?);
+        Some(first..first + count)
+    }
+
+    /// One claim's record. Grants take their serials in order.
+    fn decision(&mut self, serials: &mut impl Iterator<Item = u64>) -> Option<Decision> {
         Some(match ClaimOutcome::from_number(self.number(1)? as u8)? {
-            ClaimOutcome::Granted => Decision::Granted(self.number(5)?),
+            ClaimOutcome::Granted => Decision::Granted(serials.next()?),
             ClaimOutcome::Replayed => Decision::Replayed(self.held()?),
             ClaimOutcome::UserLimitReached => {
                 let count = self.number(1)?;
@@ -293,11 +371,48 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::{CellId, TemplateId};
+    use crate::domain::user::UserRef;
+    use crate::domain::window::Day;
+
+    fn batch(claims: &[(&str, Option<u64>, Option<u64>)], quotas: bool) -> Batch {
+        let claim = |(user, ip, device): &(&str, _, _)| Claim {
+            user: UserRef::from_store(user).unwrap(),
+            claim_key_hash: 7,
+            ip: *ip,
+            device: *device,
+        };
+        let group = Group {
+            template: TemplateId(1),
+            keys: CellKeys::new(CellId(0)).template(TemplateId(1)),
+            quotas,
+            day: Day { start: 0, end: 0 },
+            claims: claims.iter().map(claim).collect(),
+        };
+        Batch { deadline: 0, backlog_max: 0, groups: vec![group] }
+    }
+
+    #[test]
+    fn what_stands_twice_is_seen() {
+        let mut seen = Seen::default();
+        for _ in 0..3 {
+            assert!(seen.all_distinct(&batch(&[("a", Some(5), Some(6)), ("b", Some(6), Some(5))], true)));
+            assert!(!seen.all_distinct(&batch(&[("a", None, None), ("b", None, None), ("a", None, None)], false)));
+            assert!(!seen.all_distinct(&batch(&[("a", Some(5), None), ("b", Some(5), None)], true)));
+            assert!(!seen.all_distinct(&batch(&[("a", None, Some(0)), ("b", None, Some(0))], true)));
+            assert!(seen.all_distinct(&batch(&[("a", Some(5), None), ("b", Some(5), None)], false)), "no quotas");
+        }
+        let many: Vec<String> = (0..1000).map(|user| user.to_string()).collect();
+        let claims: Vec<_> = many.iter().map(|user| (user.as_str(), None, None)).collect();
+        assert!(seen.all_distinct(&batch(&claims, false)));
+        seen.turn = u32::MAX;
+        assert!(seen.all_distinct(&batch(&claims, false)), "turns begin anew");
+    }
 
     #[test]
     fn replies_are_read_whole_or_not_at_all() {
         let head = [0, 0, 0, 5, 0, 0, 0, 2];
-        let whole = [&head[..], &[0, 1, 0, 0, 0, 0, 9, 24]].concat();
+        let whole = [&head[..], &[0, 0, 1, 0, 0, 0, 0, 9, 0, 1, 1, 24]].concat();
         assert_eq!(
             parse_group(&whole, 2),
             Some(GroupReply::Decided {
@@ -308,9 +423,11 @@ mod tests {
         );
         assert_eq!(parse_group(&whole, 3), None, "a claim without a record");
         assert_eq!(parse_group(&whole, 1), None, "a record without a claim");
-        let run = [&head[..], &[1, 0, 0, 0, 0, 7]].concat();
-        let Some(GroupReply::Decided { decisions, .. }) = parse_group(&run, 2) else { panic!() };
-        assert_eq!(decisions, [Decision::Granted(7), Decision::Granted(8)]);
+        let runs = [&head[..], &[1, 0, 2, 0, 0, 0, 0, 7, 0, 2, 0, 0, 0, 0, 20, 0, 1]].concat();
+        let Some(GroupReply::Decided { decisions, .. }) = parse_group(&runs, 3) else { panic!() };
+        assert_eq!(decisions, [7, 8, 20].map(Decision::Granted));
+        assert_eq!(parse_group(&runs, 2), None, "a serial without a claim");
+        assert_eq!(parse_group(&runs, 4), None, "a claim without a serial");
         assert_eq!(parse_group(&[&head[..], &[2]].concat(), 2), Some(GroupReply::DayMoved));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use floodgate::app::App;
 use floodgate::domain::code::CouponName;
 use floodgate::domain::ids::{EntryId, TemplateId};
+use floodgate::domain::outcome::ClaimOutcome;
 use floodgate::domain::user::{UserCodec, UserRef};
 use floodgate::grant::cells::Position;
 use floodgate::grant::entry::{self, Grant};
@@ -210,7 +211,7 @@ async fn an_empty_redis_is_refused_until_it_is_recovered() {
     let again = world.claim(T1, &users(1..=30)).await;
     assert_eq!(again, (1..=30).map(Claimed::Replayed).collect::<Vec<_>>());
     assert_eq!(serials(&world.claim(T1, &users(31..=100)).await), (31..=100).collect::<Vec<_>>());
-    assert_eq!(world.claim(T1, &users(101..=101)).await, [Claimed::Refused(24)], "sold out");
+    assert_eq!(world.claim(T1, &users(101..=101)).await, [Claimed::Refused(ClaimOutcome::SoldOut)], "sold out");
     world.flushed(world.meta().await.last).await;
     assert_eq!(world.serials().await, (1..=100).collect::<Vec<_>>());
     let refused = recover(&world.pg, &world.redis, CELL, &world.config, false, &|_| {});
@@ -540,7 +541,7 @@ async fn freed_templates_are_tombstones_and_quotas_come_back() {
     world.start_redis().await;
     recover(&world.pg, &world.redis, CELL, &world.config, false, &|_| {}).await.unwrap();
     assert_eq!(world.quota_of("u1").await, quota_before, "the quota's stamp is the grant's");
-    assert_eq!(world.claim(freed, &users(3..=3)).await, [Claimed::Refused(17)], "ended");
+    assert_eq!(world.claim(freed, &users(3..=3)).await, [Claimed::Refused(ClaimOutcome::Ended)], "ended");
     assert_eq!(world.claim(T1, &users(1..=1)).await, [Claimed::Replayed(1)]);
     flusher.stop().await;
 }
@@ -839,7 +840,7 @@ async fn a_large_template_is_given_back_whole() {
         assert_eq!(length, redis::Value::Int(21 * held), "{user}");
     }
     assert_eq!(world.claim(T1, &["fresh".into()]).await, [Claimed::Granted(stock as u64)]);
-    assert_eq!(world.claim(T1, &["late".into()]).await, [Claimed::Refused(24)], "sold out");
+    assert_eq!(world.claim(T1, &["late".into()]).await, [Claimed::Refused(ClaimOutcome::SoldOut)], "sold out");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

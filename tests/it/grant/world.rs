@@ -8,18 +8,22 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use floodgate::claim::engine::{Batch, BatchReply, Claim, Decision, Engine, Group, GroupReply};
+use floodgate::claim::redis_engine::RedisEngine;
 use floodgate::clock::now_ms;
 use floodgate::config::{Config, Layers};
 use floodgate::demo::postgres_server::{PostgresOptions, PostgresServer};
 use floodgate::demo::redis_server::{RedisOptions, RedisServer};
 use floodgate::domain::code::CouponName;
 use floodgate::domain::ids::{CellId, EntryId, Epoch, TemplateId};
-use floodgate::grant::entry::encode_claim_record;
+use floodgate::domain::outcome::ClaimOutcome;
+use floodgate::domain::user::UserRef;
+use floodgate::domain::window::Day;
 use floodgate::grant::fate::{Fate, fate};
 use floodgate::grant::flusher::{Flusher, FlusherHandle};
 use floodgate::ledger::check::check;
 use floodgate::pg::{Pg, migrate};
-use floodgate::redis::cell::{CellMeta, accepted, be, read_meta_pooled, text};
+use floodgate::redis::cell::{CellMeta, Identity, accepted, read_meta_pooled, text};
 use floodgate::redis::client::{Call, Redis};
 use floodgate::redis::keys::CellKeys;
 use floodgate::redis::scripts::Script;
@@ -53,7 +57,7 @@ pub struct World {
 pub enum Claimed {
     Granted(u64),
     Replayed(u64),
-    Refused(u8),
+    Refused(ClaimOutcome),
 }
 
 pub struct Running {
@@ -234,27 +238,27 @@ impl World {
     /// A batch of one template, a claim a user, each with a claim key of the user's own.
     pub async fn claim(&self, template: TemplateId, users: &[String]) -> Vec<Claimed> {
         let meta = self.meta().await;
-        let names = self.keys.template(template);
-        let mut keys = vec![self.keys.meta(), self.keys.queue()];
-        keys.extend(self.keys.quotas().iter().map(|key| &**key));
-        keys.extend([names.template(), names.receipts()]);
-        let mut call = Call::new(Script::ClaimBatch, keys.into_iter());
-        call.arg(&meta.replid).arg(meta.epoch).arg(meta.now + 10_000).arg(1_000_000).arg(1).arg(users.len());
-        call.arg(names.mark()).bytes(&template.0.to_be_bytes()).arg(users.len()).arg(0).arg(i64::MAX / 4096);
-        for user in users {
-            call.arg(user);
-        }
-        for user in users {
-            let mut record = Vec::new();
-            encode_claim_record(&mut record, key_hash(user), user.as_bytes(), None, None);
-            call.bytes(&record);
-        }
-        for _ in 0..2 * users.len() {
-            call.bytes(&[]);
-        }
-        let mut reply = accepted(self.redis.pooled(&call).await.unwrap()).unwrap();
-        let Some(Value::BulkString(reply)) = reply.nth(3) else { panic!("no reply for the template") };
-        outcomes(&reply[8..], users.len())
+        let claims = users.iter().map(|user| Claim {
+            user: UserRef::from_store(user).unwrap(),
+            claim_key_hash: key_hash(user),
+            ip: None,
+            device: None,
+        });
+        let group = Group {
+            template,
+            keys: self.keys.template(template),
+            quotas: true,
+            day: Day { start: 0, end: i64::MAX / 4096 },
+            claims: claims.collect(),
+        };
+        let batch = Batch { deadline: meta.now + 10_000, backlog_max: 1_000_000, groups: vec![group] };
+        let identity = Identity { replid: meta.replid.as_str().into(), epoch: meta.epoch };
+        let mut engine = RedisEngine::new(self.redis.clone(), self.keys.clone());
+        let BatchReply::Executed { groups, .. } = engine.claim(&identity, &batch).await.unwrap() else {
+            panic!("the batch was not executed")
+        };
+        let GroupReply::Decided { decisions, .. } = &groups[0] else { panic!("{groups:?}") };
+        decisions.iter().map(Claimed::of).collect()
     }
 
     /// What an opener does that dies thereafter.
@@ -409,29 +413,6 @@ fn config(redis: &str, postgres: &str) -> Config {
 }
 
 /// Reads a template's part of a claim reply, behind revision and generation.
-fn outcomes(reply: &[u8], count: usize) -> Vec<Claimed> {
-    match reply[0] {
-        1 => (be(&reply[1..6])..).take(count).map(Claimed::Granted).collect(),
-        0 => {
-            let mut rest = &reply[1..];
-            let mut all = Vec::new();
-            while let [outcome, tail @ ..] = rest {
-                let (claimed, length) = match outcome {
-                    1 => (Claimed::Granted(be(&tail[..5])), 5),
-                    2 => (Claimed::Replayed(be(&tail[..5])), 13),
-                    21 => (Claimed::Refused(21), 1 + 13 * usize::from(tail[0])),
-                    23 => (Claimed::Refused(23), 7),
-                    other => (Claimed::Refused(*other), 0),
-                };
-                all.push(claimed);
-                rest = &tail[length..];
-            }
-            all
-        }
-        status => panic!("status {status}"),
-    }
-}
-
 fn copy_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap() {
@@ -443,6 +424,16 @@ fn copy_files(from: &Path, to: &Path) {
 // === impl Claimed ===
 
 impl Claimed {
+    fn of(decision: &Decision) -> Self {
+        match decision {
+            Decision::Granted(serial) => Claimed::Granted(*serial),
+            Decision::Replayed(held) => Claimed::Replayed(held.serial),
+            Decision::UserLimit(_) => Claimed::Refused(ClaimOutcome::UserLimitReached),
+            Decision::Quota { .. } => Claimed::Refused(ClaimOutcome::QuotaExceeded),
+            Decision::Refused(outcome) => Claimed::Refused(*outcome),
+        }
+    }
+
     pub fn granted(self) -> Option<u64> {
         match self {
             Claimed::Granted(serial) => Some(serial),
