@@ -6,6 +6,7 @@
 //! - [`fault`]: what a failed call means: certainly not executed, or unknown
 //! - [`master`]: which Redis is the master, and connections to it
 //! - `pool`: connections that are lent
+//! - `wire`: the socket of a connection that nobody shares
 //! - [`client`]: one call of one script
 //! - [`cell`]: a cell's identity, and the small calls beside the claim path
 //! - [`replicas`]: whether replicas have what a cell has granted
@@ -20,3 +21,4 @@ pub mod master;
 mod pool;
 pub mod replicas;
 pub mod scripts;
+mod wire;

@@ -1,7 +1,7 @@
 //! Connections to Redis, and one call of one script.
 //!
-//! A [`Link`] is one connection that never reconnects by itself: after a fault whose outcome is
-//! unknown it is broken and must be replaced, so that no late answer is taken for another's.
+//! A [`Link`] is one connection that never reconnects by itself and that nobody else uses: after a fault
+//! whose outcome is unknown it is broken and must be replaced, so that no late answer is taken for another's.
 //! [`Redis::pooled`] borrows one for reads and administration. A connection that turns out to lead to a
 //! replica is not used again: the next one is made to whoever is the master then.
 
@@ -17,6 +17,7 @@ use super::fault::Fault;
 use super::master::Master;
 use super::pool::{Keeper, Pool};
 use super::scripts::Script;
+use super::wire::Wire;
 use crate::config;
 
 /// The Redis that is the master.
@@ -29,7 +30,7 @@ pub struct Redis {
 
 /// One connection that is kept until it breaks.
 pub struct Link {
-    connection: MultiplexedConnection,
+    wire: Wire,
     master: Arc<Master>,
     /// The master's turn in which it was made.
     turn: u64,
@@ -60,8 +61,8 @@ impl Redis {
 
     /// A connection of the caller's own, without a time-out on answers: the caller has one.
     pub async fn link(&self) -> Result<Link, Fault> {
-        let (connection, turn) = self.master.connect(None).await?;
-        Ok(Link { connection, master: self.master.clone(), turn })
+        let (wire, turn) = self.master.wire().await?;
+        Ok(Link { wire, master: self.master.clone(), turn })
     }
 
     /// Calls a script on a pooled connection.
@@ -81,7 +82,7 @@ impl Redis {
     /// One plain command on a pooled connection, for `doctor` and reconciliation.
     pub async fn command(&self, cmd: &Cmd) -> Result<Value, Fault> {
         let mut kept = self.pool.get().await.map_err(Fault::connect)?;
-        send(&mut kept.connection, cmd).await.map_err(|error| Fault::of(&error))
+        kept.connection.send(cmd).await.map_err(|error| Fault::of(&error))
     }
 
     /// Where the master is, and who says so.
@@ -99,30 +100,37 @@ impl Redis {
 // === impl Link ===
 
 impl Link {
-    /// The same connection once more, for a call that is sent before the last one has answered.
-    pub fn shared(&self) -> Link {
-        Link { connection: self.connection.clone(), master: self.master.clone(), turn: self.turn }
-    }
-
     /// Calls a script. The caller bounds the time; a call given up leaves the link broken.
     pub async fn call(&mut self, call: &Call) -> Result<Value, Fault> {
-        call_on(&mut self.connection, call).await
+        call_on(&mut self.wire, call).await
+    }
+
+    /// Calls of one script in one go: Redis never waits for the next. The first error reply is the error,
+    /// though calls behind it may have been executed.
+    pub async fn call_all(&mut self, calls: &[Call]) -> Result<Vec<Value>, Fault> {
+        let Some(first) = calls.first() else { return Ok(Vec::new()) };
+        let commands: Vec<&Cmd> = calls.iter().map(|call| &call.cmd).collect();
+        self.send_all(first.script, &commands).await
+    }
+
+    /// Commands in one go, of which those that call a script call this one.
+    async fn send_all(&mut self, script: Script, commands: &[&Cmd]) -> Result<Vec<Value>, Fault> {
+        let answers = match self.wire.send_all(commands).await {
+            Err(error) if Fault::is_noscript(&error) => {
+                load(&mut self.wire, script).await?;
+                self.wire.send_all(commands).await
+            }
+            answers => answers,
+        };
+        answers.map_err(|error| Fault::of(&error))
     }
 
     /// The call, WAIT for `replicas` of what it wrote, and the call once more, in one go: the three answers.
     pub async fn call_around_wait(&mut self, call: &Call, replicas: u32, wait_ms: u64) -> Result<[Value; 3], Fault> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(replicas).arg(wait_ms);
-        let mut all = redis::pipe();
-        all.add_command(call.cmd.clone()).add_command(wait).add_command(call.cmd.clone());
-        let answers = match send_all(&mut self.connection, &all).await {
-            Err(error) if Fault::is_noscript(&error) => {
-                load(&mut self.connection, call.script).await?;
-                send_all(&mut self.connection, &all).await
-            }
-            answers => answers,
-        };
-        answers.map_err(|error| Fault::of(&error))?.try_into().map_err(|_| Fault::reply("not three answers"))
+        let answers = self.send_all(call.script, &[&call.cmd, &wait, &call.cmd]).await?;
+        answers.try_into().map_err(|_| Fault::reply("not three answers"))
     }
 
     /// Whether it leads to the Redis that was named as the master last.
@@ -144,35 +152,43 @@ fn is_of_replica(result: &Result<Value, Fault>) -> bool {
     }
 }
 
+/// A connection that takes one command and gives its answer; an error reply is an error.
+pub(super) trait Connection {
+    async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value>;
+}
+
+impl Connection for Wire {
+    async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        let answer = self.send_all(&[cmd]).await?.pop();
+        Ok(answer.unwrap_or(Value::Nil))
+    }
+}
+
+impl Connection for MultiplexedConnection {
+    /// The client hands an error reply over as a value among others.
+    async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        self.send_packed_command(cmd).await?.extract_error()
+    }
+}
+
 /// EVALSHA; where Redis has lost its script cache (certainly not executed), load and once more.
-async fn call_on(connection: &mut MultiplexedConnection, call: &Call) -> Result<Value, Fault> {
-    match send(connection, &call.cmd).await {
+async fn call_on(connection: &mut impl Connection, call: &Call) -> Result<Value, Fault> {
+    match connection.send(&call.cmd).await {
         Ok(value) => Ok(value),
         Err(error) if Fault::is_noscript(&error) => {
             load(connection, call.script).await?;
-            send(connection, &call.cmd).await.map_err(|error| Fault::of(&error))
+            connection.send(&call.cmd).await.map_err(|error| Fault::of(&error))
         }
         Err(error) => Err(Fault::of(&error)),
     }
 }
 
 /// SCRIPT LOAD. Where it fails, the call that needs it has certainly not run.
-async fn load(connection: &mut MultiplexedConnection, script: Script) -> Result<(), Fault> {
+async fn load(connection: &mut impl Connection, script: Script) -> Result<(), Fault> {
     let mut load = redis::cmd("SCRIPT");
     load.arg("LOAD").arg(script.source());
     let not_run = |error: redis::RedisError| Fault { executed: super::fault::Executed::No, ..Fault::of(&error) };
-    send(connection, &load).await.map(drop).map_err(not_run)
-}
-
-/// Commands in one go. The first error reply among the answers is the error.
-async fn send_all(connection: &mut MultiplexedConnection, all: &redis::Pipeline) -> RedisResult<Vec<Value>> {
-    let answers = connection.send_packed_commands(all, 0, all.len()).await?;
-    answers.into_iter().map(Value::extract_error).collect()
-}
-
-/// One command. The client hands an error reply over as a value among others: here it is an error.
-async fn send(connection: &mut MultiplexedConnection, cmd: &Cmd) -> RedisResult<Value> {
-    connection.send_packed_command(cmd).await?.extract_error()
+    connection.send(&load).await.map(drop).map_err(not_run)
 }
 
 // === impl Call ===

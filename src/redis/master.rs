@@ -16,7 +16,9 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult};
 use tokio::time::Instant;
 
+use super::client::Connection;
 use super::fault::Fault;
+use super::wire::Wire;
 use crate::config;
 use crate::limits::{SENTINEL_GRACE_MS, SENTINEL_LOOK_MS};
 use crate::telemetry::{Trouble, metrics};
@@ -69,27 +71,44 @@ impl Master {
     }
 
     /// A new connection to the master, and the turn that it belongs to.
-    pub async fn connect(&self, answers_within: Option<Duration>) -> Result<(MultiplexedConnection, u64), Fault> {
-        let (mut info, mut turn) = (self.info.clone(), self.turn());
-        if !self.sentinels.is_empty() {
-            let ((host, port), named_in) = self.find().await?;
-            info = info.set_addr(ConnectionAddr::Tcp(host, port));
-            turn = named_in;
-        }
+    pub async fn connect(&self, answers_within: Duration) -> Result<(MultiplexedConnection, u64), Fault> {
+        let (info, turn) = self.locate().await?;
         let client = Client::open(info).map_err(Fault::connect)?;
         let config = self.patience(answers_within);
         let mut connection =
             client.get_multiplexed_async_connection_with_config(&config).await.map_err(Fault::connect)?;
-        if !self.sentinels.is_empty() {
-            // What is named may not have been promoted yet.
-            let role = tokio::time::timeout(self.answer_timeout, role(&mut connection)).await;
-            match role.map_err(|_| Fault::connect("the master that Sentinel names does not answer"))? {
-                Ok(role) if role == "master" => {}
-                Ok(role) => return Err(Fault::connect(format!("the master that Sentinel names is a {role} as yet"))),
-                Err(error) => return Err(Fault::connect(error)),
-            }
-        }
+        self.check(&mut connection).await?;
         Ok((connection, turn))
+    }
+
+    /// The same, for a caller who shares it with nobody and bounds the time of answers.
+    pub async fn wire(&self) -> Result<(Wire, u64), Fault> {
+        let (info, turn) = self.locate().await?;
+        let connected = tokio::time::timeout(self.connect_timeout, Wire::connect(&info)).await;
+        let mut wire = connected.map_err(|_| Fault::connect("no connection in time"))?.map_err(Fault::connect)?;
+        self.check(&mut wire).await?;
+        Ok((wire, turn))
+    }
+
+    async fn locate(&self) -> Result<(ConnectionInfo, u64), Fault> {
+        if self.sentinels.is_empty() {
+            return Ok((self.info.clone(), self.turn()));
+        }
+        let ((host, port), turn) = self.find().await?;
+        Ok((self.info.clone().set_addr(ConnectionAddr::Tcp(host, port)), turn))
+    }
+
+    /// What is named may not have been promoted yet.
+    async fn check(&self, connection: &mut impl Connection) -> Result<(), Fault> {
+        if self.sentinels.is_empty() {
+            return Ok(());
+        }
+        let role = tokio::time::timeout(self.answer_timeout, role(connection)).await;
+        match role.map_err(|_| Fault::connect("the master that Sentinel names does not answer"))? {
+            Ok(role) if role == "master" => Ok(()),
+            Ok(role) => Err(Fault::connect(format!("the master that Sentinel names is a {role} as yet"))),
+            Err(error) => Err(Fault::connect(error)),
+        }
     }
 
     /// The turn of connections that are made now. An older one leads elsewhere.
@@ -173,12 +192,12 @@ impl Master {
     }
 
     async fn sentinel(&self, sentinel: &Client) -> RedisResult<MultiplexedConnection> {
-        sentinel.get_multiplexed_async_connection_with_config(&self.patience(Some(self.answer_timeout))).await
+        sentinel.get_multiplexed_async_connection_with_config(&self.patience(self.answer_timeout)).await
     }
 
-    fn patience(&self, answers_within: Option<Duration>) -> AsyncConnectionConfig {
+    fn patience(&self, answers_within: Duration) -> AsyncConnectionConfig {
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(self.connect_timeout));
-        config.set_response_timeout(answers_within)
+        config.set_response_timeout(Some(answers_within))
     }
 
     fn note(&self, address: Address) {
@@ -198,7 +217,7 @@ impl Master {
     }
 }
 
-async fn role(connection: &mut MultiplexedConnection) -> RedisResult<String> {
-    let answer: Vec<redis::Value> = redis::cmd("ROLE").query_async(connection).await?;
+async fn role(connection: &mut impl Connection) -> RedisResult<String> {
+    let answer: Vec<redis::Value> = redis::from_redis_value(connection.send(&redis::cmd("ROLE")).await?)?;
     redis::from_redis_value(answer.into_iter().next().unwrap_or(redis::Value::Nil)).map_err(Into::into)
 }

@@ -31,7 +31,7 @@ impl Manager for Keeper {
     type Error = Fault;
 
     async fn create(&self) -> Result<Kept, Fault> {
-        let (connection, turn) = self.master.connect(Some(self.answers_within)).await?;
+        let (connection, turn) = self.master.connect(self.answers_within).await?;
         Ok(Kept { connection, turn })
     }
 

@@ -1,10 +1,7 @@
 //! The cell's scripts, over one connection to Redis.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures_util::stream::FuturesOrdered;
-use futures_util::{FutureExt, StreamExt};
 use redis::Value;
 
 use super::{CellLink, Quotas, StoredGrant};
@@ -108,30 +105,24 @@ impl CellLink for RedisCell {
         };
         let cursor =
             |reply: Value| -> Result<Serial, Fault> { Ok(int(&accepted(reply)?.next().ok_or_else(short)?)? as Serial) };
-        let mut chunks = rows.chunks(limits::REAPPLY_ROWS_MAX).peekable();
-        let (mut at, mut follows) = (0, None);
-        if chunks.peek().is_none() {
+        if rows.is_empty() {
             return cursor(self.ask(&given.call(&[], None)).await?);
         }
         // All are sent at once, so that Redis never waits for the next. One that was not taken stops those
         // behind it: they do not follow on the cursor.
-        let mut answers = FuturesOrdered::new();
-        let mut ends = VecDeque::new();
-        for chunk in chunks {
-            let (mut link, call, timeout) = (self.link.shared(), given.call(chunk, follows), self.timeout);
-            let answer = async move { tokio::time::timeout(timeout, link.call(&call)).await };
-            answers.push_back(answer);
+        let (mut calls, mut ends, mut follows) = (Vec::new(), Vec::new(), None);
+        for chunk in rows.chunks(limits::REAPPLY_ROWS_MAX) {
+            calls.push(given.call(chunk, follows));
             follows = chunk.last().map(|last| last.receipt.serial + 1);
-            ends.push_back(follows);
-            // Looked at once, it is on its way.
-            while let Some(Some(answer)) = answers.next().now_or_never() {
-                at = cursor(answer.unwrap_or_else(|_| Err(Fault::timeout()))?)?;
-                ends.pop_front().filter(|end| *end == Some(at)).ok_or_else(not_taken)?;
-            }
+            ends.push(follows);
         }
-        while let Some(answer) = answers.next().await {
-            at = cursor(answer.unwrap_or_else(|_| Err(Fault::timeout()))?)?;
-            ends.pop_front().filter(|end| *end == Some(at)).ok_or_else(not_taken)?;
+        let all = tokio::time::timeout(self.timeout * calls.len() as u32, self.link.call_all(&calls)).await;
+        let mut at = 0;
+        for (answer, end) in all.unwrap_or_else(|_| Err(Fault::timeout()))?.into_iter().zip(ends) {
+            at = cursor(answer)?;
+            if end != Some(at) {
+                return Err(not_taken());
+            }
         }
         Ok(at)
     }
