@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodgate::admission::client;
+use floodgate::admission::client::{Headers, Name};
 use floodgate::admission::identity::{Gatekeeper, TokenClaims, sign};
 use floodgate::admission::throttle::{Throttles, begin_request};
 use floodgate::catalog::snapshot::LiveTemplate;
@@ -98,10 +98,11 @@ fn request_parse() {
     let named = heads(10_000, |user| ("x-user-id", format!("u{user:011}")));
     measure("request parse: trusted header, key, device", 10_000, 1, |at| {
         let headers = &named[at as usize];
-        black_box(client::address(PEER, headers, &trusted.auth.trusted_proxies));
+        let headers = &Headers::of(headers);
+        black_box(headers.address(PEER, &trusted.auth.trusted_proxies));
         black_box(gatekeeper.identify(headers, PEER, &codec).is_ok());
-        black_box(client::word(headers, "idempotency-key", 64).is_ok());
-        black_box(client::device(headers).is_ok());
+        black_box(headers.word(Name::IdempotencyKey, 64).is_ok());
+        black_box(headers.device().is_ok());
     });
     let by_token = config(&[]);
     let token = |user| {
@@ -121,11 +122,11 @@ fn request_parse() {
     let gatekeeper = Gatekeeper::new(&by_token.auth);
     let mut next = 0;
     measure("identity: a token that was not seen before", 1_000, 1, |_| {
-        black_box(gatekeeper.identify(&tokens[next], PEER, &codec).is_ok());
+        black_box(gatekeeper.identify(&Headers::of(&tokens[next]), PEER, &codec).is_ok());
         next += 1;
     });
     measure("identity: a token that is remembered", 7_000, 1, |at| {
-        black_box(gatekeeper.identify(&tokens[at as usize], PEER, &codec).is_ok());
+        black_box(gatekeeper.identify(&Headers::of(&tokens[at as usize]), PEER, &codec).is_ok());
     });
     let (sealed, user) = (UserCodec::encrypted(&code_key()), floodgate::domain::user::UserId::parse("u00000000007"));
     let user = user.unwrap();

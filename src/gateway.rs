@@ -4,6 +4,7 @@
 //! first looked up among the receipts if the claim brings its own key: a user whose answer was
 //! lost gets the coupon, though the template is over by then. Everything else goes through a lane.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +38,8 @@ pub struct ClaimRequest<'a> {
     pub facts: &'a Facts,
     pub channel: Option<&'a str>,
     pub ip: Option<IpAddr>,
-    pub device: Option<&'a str>,
+    /// By its hash.
+    pub device: Option<u64>,
     /// The caller's own claim key. Without one the gateway makes one.
     pub key: Option<&'a str>,
 }
@@ -59,6 +61,17 @@ struct LeftBehind<'a> {
     user: &'a UserRef,
     /// `None`: it was answered, or brought no key.
     key: Option<u64>,
+}
+
+/// The times in the answer to a grant: all grants of a batch have the same.
+#[derive(Default)]
+struct Times {
+    key: Option<(TemplateId, i64, Millis)>,
+    text: String,
+}
+
+thread_local! {
+    static TIMES: RefCell<Times> = RefCell::default();
 }
 
 /// Makes claim keys for claims that bring none: unique, not secret.
@@ -115,15 +128,15 @@ async fn decide(
         }
         return match lookups.find(template.clone(), request.user.clone(), hash).await {
             Lookup::Found { held, last } => {
-                acknowledge(app, &template, held, last, &claim_key, begun).await?;
-                Ok(Granted { template, held, replayed: true, claim_key })
+                let granted = Granted { template, held, replayed: true, claim_key };
+                acknowledge(app, granted, last, begun).await
             }
             Lookup::NotFound => Err(refusal),
             Lookup::Unavailable => Err(unavailable()),
         };
     }
     let (ip, device) = match template.definition.quotas {
-        true => (request.ip.map(|ip| app.hashing.ip(ip)), request.device.map(|id| app.hashing.device(id))),
+        true => (request.ip.map(|ip| app.hashing.ip(ip)), request.device),
         false => (None, None),
     };
     let claim = Claim { user: request.user.clone(), claim_key_hash: hash, ip, device };
@@ -138,8 +151,7 @@ async fn decide(
         _ if app.claims.doubts.holds(template.id, request.user, hash) => return Err(unknown(&claim_key)),
         refused => return Err(refusal_of(app, &template, refused, now, &claim_key)),
     };
-    acknowledge(app, &template, held, entry, &claim_key, begun).await?;
-    Ok(Granted { template, held, replayed, claim_key })
+    acknowledge(app, Granted { template, held, replayed, claim_key }, entry, begun).await
 }
 
 /// What the gateway refuses by what it has in memory, in order of precedence. Close to the edges
@@ -159,8 +171,7 @@ fn own_refusal(app: &App, template: &LiveTemplate, request: &ClaimRequest<'_>, n
     if now >= ends + CLOCK_CARE_MS {
         return Some(ended());
     }
-    let device = request.device.map(|device| app.hashing.device(device));
-    if app.snapshot.load().blacklist.blocks(request.user, request.ip, device, now) {
+    if app.snapshot.load().blacklist.blocks(request.user, request.ip, request.device, now) {
         return Some(Problem::of(
             ClaimOutcome::Blocked,
             "claims of this user, address or device are blocked; ask support",
@@ -185,42 +196,45 @@ fn own_refusal(app: &App, template: &LiveTemplate, request: &ClaimRequest<'_>, n
 }
 
 /// Waits for the ack level. What cannot be acknowledged is said as it is: the grant stands.
-async fn acknowledge(
-    app: &App,
-    template: &LiveTemplate,
-    held: Held,
-    entry: EntryId,
-    claim_key: &str,
-    begun: Instant,
-) -> Result<(), Problem> {
-    let level = template.definition.ack.unwrap_or(match app.config.claim.ack {
+async fn acknowledge(app: &App, granted: Granted, entry: EntryId, begun: Instant) -> Result<Granted, Problem> {
+    let level = granted.template.definition.ack.unwrap_or(match app.config.claim.ack {
         config::Ack::Redis => AckLevel::Redis,
         config::Ack::Replica => AckLevel::Replica,
         config::Ack::Postgres => AckLevel::Postgres,
     });
-    let waiting = Instant::now();
     match level {
-        AckLevel::Redis => return Ok(()),
-        AckLevel::Replica => {
-            // The entry was told by the script that answered: its epoch is the one that held then.
-            let deadline = (waiting + ms(app.config.claim.replica_wait_ms)).into();
-            let confirmed = app.confirms.wait(entry.epoch, deadline).await;
-            metrics().claim_replica_seconds.record(waiting.elapsed());
-            return if confirmed { Ok(()) } else { Err(unknown(claim_key)) };
-        }
-        AckLevel::Postgres => {}
+        AckLevel::Redis => Ok(granted),
+        // Apart, so that claims which do not wait for it carry nothing of it along.
+        AckLevel::Replica => Box::pin(confirmed(app, granted, entry)).await,
+        AckLevel::Postgres => Box::pin(stored(app, granted, entry, begun)).await,
     }
+}
+
+/// Waits until replicas have the grant.
+async fn confirmed(app: &App, granted: Granted, entry: EntryId) -> Result<Granted, Problem> {
+    let waiting = Instant::now();
+    // The entry was told by the script that answered: its epoch is the one that held then.
+    let deadline = (waiting + ms(app.config.claim.replica_wait_ms)).into();
+    let confirmed = app.confirms.wait(entry.epoch, deadline).await;
+    metrics().claim_replica_seconds.record(waiting.elapsed());
+    if confirmed { Ok(granted) } else { Err(unknown(&granted.claim_key)) }
+}
+
+/// Waits until the grant's row is committed.
+async fn stored(app: &App, granted: Granted, entry: EntryId, begun: Instant) -> Result<Granted, Problem> {
+    let waiting = Instant::now();
     let deadline = (begun + ms(app.config.claim.postgres_wait_ms)).into();
+    let Granted { template, held, claim_key, .. } = &granted;
     let awaited = Awaited { entry, template: template.id, serial: held.serial, epoch: held.epoch };
     let ack = app.acks.wait(awaited, deadline).await;
     metrics().claim_postgres_seconds.record(waiting.elapsed());
     match ack {
-        Ack::Committed => Ok(()),
+        Ack::Committed => Ok(granted),
         Ack::SetAside => Err(Problem::of(
             ClaimOutcome::SetAside,
             "the coupon was granted, but its row was refused; it is set aside for an operator",
         )
-        .with("claim_key", claim_key)),
+        .with("claim_key", claim_key.as_str())),
         Ack::BeyondFinal | Ack::Unknown => Err(unknown(claim_key)),
     }
 }
@@ -322,10 +336,7 @@ fn held_json(app: &App, template: &LiveTemplate, held: &Held) -> Value {
 /// The answer to a claim that holds a coupon, as JSON: written by hand, its members need no escapes
 /// but the claim key, which is printable ASCII.
 pub fn write_granted(app: &App, granted: &Granted, out: &mut Vec<u8>) {
-    let template = &granted.template;
-    let zone = template.definition.timezone;
-    let held = &granted.held;
-    let (from, expires) = template.definition.validity.span(zone, held.acquired);
+    let (template, held) = (&granted.template, &granted.held);
     let mut number = itoa::Buffer::new();
     let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
     put("{\"outcome\":\"");
@@ -347,13 +358,26 @@ pub fn write_granted(app: &App, granted: &Granted, out: &mut Vec<u8>) {
     put(number.format(template.id.0));
     put(",\"serial\":");
     put(number.format(held.serial));
-    put(",\"status\":\"unused\",\"acquired_at\":\"");
-    put(&rfc3339(zone, held.acquired));
-    put("\",\"valid_from\":\"");
-    put(&rfc3339(zone, from));
-    put("\",\"expires_at\":\"");
-    put(&rfc3339(zone, expires));
-    put("\"}}");
+    TIMES.with_borrow_mut(|times| put(times.of(template, held.acquired)));
+}
+
+// === impl Times ===
+
+impl Times {
+    /// The members of a grant's answer that tell its times, and its end.
+    fn of(&mut self, template: &LiveTemplate, acquired: Millis) -> &str {
+        let key = (template.id, template.revision, acquired);
+        if self.key != Some(key) {
+            let zone = template.definition.timezone;
+            let (from, expires) = template.definition.validity.span(zone, acquired);
+            let [acquired, from, expires] = [acquired, from, expires].map(|at| rfc3339(zone, at));
+            self.text = format!(
+                ",\"status\":\"unused\",\"acquired_at\":\"{acquired}\",\"valid_from\":\"{from}\",\"expires_at\":\"{expires}\"}}}}"
+            );
+            self.key = Some(key);
+        }
+        &self.text
+    }
 }
 
 // === impl LeftBehind ===

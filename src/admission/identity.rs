@@ -6,12 +6,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hyper::HeaderMap;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
-use super::client;
+use super::client::{Headers, Name};
 use crate::clock::now_ms;
 use crate::config::{Auth, AuthMode};
 use crate::domain::audience::Facts;
@@ -100,7 +99,7 @@ impl Gatekeeper {
     /// Who asks. `peer` is the connection's other end: headers are believed from trusted ones only.
     pub fn identify(
         &self,
-        headers: &HeaderMap,
+        headers: &Headers<'_>,
         peer: IpAddr,
         users: &UserCodec,
     ) -> Result<Arc<(Shopper, u64)>, Problem> {
@@ -115,10 +114,10 @@ impl Gatekeeper {
         metrics().token_cache_entries.set(self.tokens.len() as f64);
     }
 
-    fn by_token(&self, headers: &HeaderMap, users: &UserCodec) -> Result<Arc<(Shopper, u64)>, Problem> {
+    fn by_token(&self, headers: &Headers<'_>, users: &UserCodec) -> Result<Arc<(Shopper, u64)>, Problem> {
         let token = headers
-            .get(hyper::header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
+            .get(Name::Authorization)
+            .and_then(ascii)
             .and_then(|value| value.split_at_checked(7))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer "))
             .map(|(_, token)| token.trim())
@@ -151,30 +150,36 @@ impl Gatekeeper {
         Ok(shopper)
     }
 
-    fn by_header(&self, headers: &HeaderMap, peer: IpAddr, users: &UserCodec) -> Result<Arc<(Shopper, u64)>, Problem> {
+    fn by_header(
+        &self,
+        headers: &Headers<'_>,
+        peer: IpAddr,
+        users: &UserCodec,
+    ) -> Result<Arc<(Shopper, u64)>, Problem> {
         let peer = peer.to_canonical();
         if !self.trusted.iter().any(|net| net.contains(&peer)) {
             return Err(unauthenticated("X-User-Id is believed from trusted proxies only"));
         }
-        let id =
-            client::word(headers, "x-user-id", USER_ID_MAX)?.ok_or_else(|| unauthenticated("X-User-Id is missing"))?;
+        let id = headers.word(Name::UserId, USER_ID_MAX)?.ok_or_else(|| unauthenticated("X-User-Id is missing"))?;
         let user = UserId::parse(id).ok_or_else(|| unauthenticated("X-User-Id is no user id"))?;
-        let level = client::word(headers, "x-user-level", FACT_WORD_MAX)?.map(str::to_owned);
-        if headers.get_all("x-user-tags").iter().nth(1).is_some() {
+        let level = headers.word(Name::UserLevel, FACT_WORD_MAX)?.map(str::to_owned);
+        if headers.came_twice(Name::UserTags) {
             return Err(invalid("send one X-User-Tags, its words separated by commas"));
         }
-        let tags = match headers.get("x-user-tags").map(|value| value.to_str()) {
+        let tags = match headers.get(Name::UserTags).map(ascii) {
             None => Vec::new(),
-            Some(Err(_)) => return Err(invalid("X-User-Tags must be ASCII words, separated by commas")),
-            Some(Ok(list)) => list.split(',').map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()).collect(),
+            Some(None) => return Err(invalid("X-User-Tags must be ASCII words, separated by commas")),
+            Some(Some(list)) => {
+                list.split(',').map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()).collect()
+            }
         };
-        let registered_at = match client::word(headers, "x-user-registered-at", FACT_WORD_MAX)? {
+        let registered_at = match headers.word(Name::UserRegisteredAt, FACT_WORD_MAX)? {
             None => None,
             Some(text) => Some(parse_time(text).ok_or_else(|| invalid("X-User-Registered-At is no RFC 3339 time"))?),
         };
         let facts = checked_facts(level, tags, registered_at)
             .ok_or_else(|| invalid(&format!("at most {FACT_TAGS_MAX} tags of {FACT_WORD_MAX} characters")))?;
-        let first_order = match client::word(headers, "x-user-first-order", FACT_WORD_MAX)? {
+        let first_order = match headers.word(Name::UserFirstOrder, FACT_WORD_MAX)? {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| invalid("X-User-First-Order must be true or false"))?),
         };
@@ -198,6 +203,10 @@ pub fn checked_facts(level: Option<String>, tags: Vec<String>, registered_at: Op
 /// RFC 3339 with offset, as milliseconds.
 pub fn parse_time(text: &str) -> Option<Millis> {
     chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_millis())
+}
+
+fn ascii(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii())
 }
 
 fn reason(error: &jsonwebtoken::errors::Error) -> &'static str {
@@ -224,6 +233,8 @@ fn invalid(detail: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use hyper::HeaderMap;
+
     use super::*;
     use crate::config::Layers;
 
@@ -256,7 +267,7 @@ mod tests {
         let keeper = Gatekeeper::new(&auth);
         let peer = "127.0.0.1".parse().unwrap();
         let users = UserCodec::plain();
-        let ask = |token: &str| keeper.identify(&bearer(token), peer, &users);
+        let ask = |token: &str| keeper.identify(&Headers::of(&bearer(token)), peer, &users);
         let secret = auth.jwt_secret.expose();
         let good = signed(Header::default(), &claims(60), secret);
         for _ in 0..2 {
@@ -295,7 +306,7 @@ mod tests {
         for (what, token) in refused {
             assert_eq!(ask(&token).err().map(|problem| problem.code), Some("unauthenticated"), "{what}");
         }
-        assert_eq!(keeper.identify(&HeaderMap::new(), peer, &users).unwrap_err().code, "unauthenticated");
+        assert_eq!(keeper.identify(&Headers::default(), peer, &users).unwrap_err().code, "unauthenticated");
     }
 
     #[test]
@@ -305,7 +316,8 @@ mod tests {
         let token = signed(Header::default(), &claims(60), auth.jwt_secret.expose());
         let shopper = Shopper { user: UserRef::from_store("u-1").unwrap(), facts: Facts::default() };
         keeper.tokens.insert(token.as_str().into(), Arc::new((shopper, 1)));
-        let fresh = keeper.identify(&bearer(&token), "127.0.0.1".parse().unwrap(), &UserCodec::plain()).unwrap();
+        let fresh =
+            keeper.identify(&Headers::of(&bearer(&token)), "127.0.0.1".parse().unwrap(), &UserCodec::plain()).unwrap();
         assert!(fresh.1 > 1, "the remembered expiry was ignored");
     }
 
@@ -318,18 +330,24 @@ mod tests {
         headers.insert("x-user-id", "u-9".parse().unwrap());
         headers.insert("x-user-tags", "vip, early".parse().unwrap());
         headers.insert("x-user-registered-at", "2026-01-01T00:00:00+08:00".parse().unwrap());
-        let shopper = keeper.identify(&headers, "10.1.1.1".parse().unwrap(), &users).unwrap();
+        let shopper = keeper.identify(&Headers::of(&headers), "10.1.1.1".parse().unwrap(), &users).unwrap();
         assert_eq!(shopper.0.facts.tags, ["vip", "early"]);
         assert!(shopper.0.facts.registered_at.is_some());
         assert_eq!(shopper.0.facts.first_order, None);
         for (text, known) in [("true", Some(true)), ("false", Some(false)), ("perhaps", None)] {
             headers.insert("x-user-first-order", text.parse().unwrap());
-            let shopper = keeper.identify(&headers, "10.1.1.1".parse().unwrap(), &users);
+            let shopper = keeper.identify(&Headers::of(&headers), "10.1.1.1".parse().unwrap(), &users);
             assert_eq!(shopper.ok().and_then(|shopper| shopper.0.facts.first_order), known, "{text}");
         }
         headers.remove("x-user-first-order");
-        assert_eq!(keeper.identify(&headers, "11.1.1.1".parse().unwrap(), &users).unwrap_err().code, "unauthenticated");
+        assert_eq!(
+            keeper.identify(&Headers::of(&headers), "11.1.1.1".parse().unwrap(), &users).unwrap_err().code,
+            "unauthenticated"
+        );
         headers.insert("x-user-registered-at", "yesterday".parse().unwrap());
-        assert_eq!(keeper.identify(&headers, "10.1.1.1".parse().unwrap(), &users).unwrap_err().code, "invalid_request");
+        assert_eq!(
+            keeper.identify(&Headers::of(&headers), "10.1.1.1".parse().unwrap(), &users).unwrap_err().code,
+            "invalid_request"
+        );
     }
 }

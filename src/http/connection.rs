@@ -1,10 +1,13 @@
 //! HTTP/1.1 or h2c on one connection, and its orderly end.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use http_body_util::Full;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -12,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::entrance::Entrance;
+use super::express::Express;
 use super::guard::{Guarded, StreamUnderWay, Waits};
 use crate::config::{Http, ms};
 use crate::limits::HEAD_BYTES_MAX;
@@ -60,7 +64,7 @@ pub async fn serve(
             let (entrance, stream) = (entrance.clone(), StreamUnderWay::begin(&waits));
             async move {
                 let answer = entrance.answer(request, peer.ip()).await;
-                Ok::<_, std::convert::Infallible>(answer.map(|body| stream.send(body)))
+                Ok::<_, std::convert::Infallible>(answer.map(|body| stream.send(Full::new(body))))
             }
         });
         let io = TokioIo::new(Guarded::http2(stream, waits.clone()));
@@ -78,19 +82,28 @@ pub async fn serve(
             async move {
                 waits.begin_request();
                 let answer = entrance.answer(request, peer.ip()).await;
-                waits.end_request();
-                Ok::<_, std::convert::Infallible>(answer)
+                waits.end_http1();
+                Ok::<_, std::convert::Infallible>(answer.map(Full::new))
             }
         });
-        let io = TokioIo::new(Guarded::http1(stream, waits.clone()));
+        let io = TokioIo::new(Guarded::http1(stream, waits.clone(), Express::at(&entrance, peer.ip())));
         let mut connection = pin!(h1_builder().serve_connection(io, service));
         tokio::select! {
             // What has arrived is a request, though the stop came in the same moment.
             biased;
             _ = connection.as_mut() => return,
-            () = reached(&mut stage, Stage::Draining) => connection.as_mut().graceful_shutdown(),
+            () = reached(&mut stage, Stage::Draining) => {}
         }
-        let _ = connection.await;
+        // A claim of the express is none of the library's: it would close the connection over it.
+        let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if waits.express_is_busy() => Poll::Pending,
+            Poll::Pending => Poll::Ready(false),
+        });
+        if !ended.await {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request as HttpRequest, Version};
@@ -23,7 +22,7 @@ use super::problem::Problem;
 use super::respond::{self, Answer};
 use super::route::{Access, Caller, Door, Reply, Request, Route};
 use super::router::{Found, Router, parse_query};
-use crate::admission::client;
+use crate::admission::client::{Headers, Name};
 use crate::admission::throttle::{Throttled, begin_request};
 use crate::app::App;
 use crate::claim::lane::LaneHandle;
@@ -54,12 +53,19 @@ pub struct RequestIds {
     next: AtomicU64,
 }
 
+/// What is kept of a request until its answer: its name, and what the log says of it.
+pub struct Visit {
+    request_id: String,
+    traceparent: Option<Box<str>>,
+    /// Only where access lines are on.
+    log: Option<AccessLog>,
+}
+
 /// One line a request, of target `floodgate::access`: at level debug, and made only where that is on.
 struct AccessLog {
     begun: Instant,
     method: Method,
     path: String,
-    traceparent: String,
 }
 
 /// The longest name of a request that a client may give.
@@ -75,20 +81,20 @@ impl Entrance {
     pub async fn answer(&self, request: HttpRequest<Incoming>, peer: IpAddr) -> Answer {
         begin_request();
         let (head, incoming) = request.into_parts();
-        let log = AccessLog::begin(&head);
-        let traceparent = head.headers.get("traceparent").cloned();
-        let request_id = self.ids.name(&head.headers);
+        let headers = Headers::of(&head.headers);
+        let visit = Visit::begin(self, &head.method, head.uri.path(), &headers);
         let http1 = head.version < Version::HTTP_2;
         let chunked = http1 && head.headers.contains_key(TRANSFER_ENCODING);
         let mut answer = match check_head(&head) {
             Err(problem) => {
-                let mut answer = respond::problem(&problem, &request_id);
+                let mut answer = respond::problem(&problem, &visit.request_id);
                 respond::close(&mut answer);
                 answer
             }
             Ok(()) => match self.claim_path(&head) {
-                Some(template) => claims::answer(self, &head, incoming, template, peer, &request_id).await,
-                None => self.other(head, incoming, peer, &request_id).await,
+                Some(template) => claims::answer(self, &headers, incoming, template, peer, &visit.request_id).await,
+                // Apart, so that claims carry nothing of it along.
+                None => Box::pin(self.other(&head, &headers, incoming, peer, &visit.request_id)).await,
             },
         };
         if chunked || http1 && self.app.draining() {
@@ -96,14 +102,7 @@ impl Entrance {
             // during the drain sends no request into a connection that is about to close.
             respond::close(&mut answer);
         }
-        respond::name_request(&mut answer, &request_id);
-        metrics().request(self.door, answer.status().as_u16());
-        let status = answer.status().as_u16();
-        match log {
-            Some(log) => log.write(&request_id, status),
-            None if status >= 500 => AccessLog::fault(&request_id, &traceparent, status),
-            None => {}
-        }
+        visit.end(self, &mut answer);
         answer
     }
 
@@ -112,11 +111,17 @@ impl Entrance {
         if self.door != Door::Public || head.method != Method::POST {
             return None;
         }
-        let id = head.uri.path().strip_prefix("/v1/templates/")?.strip_suffix("/claims")?;
-        (!id.contains('/')).then_some(id)
+        claims::template_of(head.uri.path())
     }
 
-    async fn other(&self, head: Parts, incoming: Incoming, peer: IpAddr, request_id: &str) -> Answer {
+    async fn other(
+        &self,
+        head: &Parts,
+        headers: &Headers<'_>,
+        incoming: Incoming,
+        peer: IpAddr,
+        request_id: &str,
+    ) -> Answer {
         let (route, params) = match self.router.find(self.door, &head.method, head.uri.path()) {
             Found::Route(route, params) => (route, params),
             Found::OtherMethods(methods) => return respond::method_not_allowed(&methods, request_id),
@@ -125,7 +130,7 @@ impl Entrance {
                 return respond::problem(&Problem::new("not_found", detail), request_id);
             }
         };
-        let result = self.carry_out(route, params, &head, incoming, peer, request_id).await;
+        let result = self.carry_out(route, params, (head, headers), incoming, peer, request_id).await;
         match result {
             Ok(reply) => respond::reply(reply),
             Err(problem) => {
@@ -143,25 +148,25 @@ impl Entrance {
         &self,
         route: &Route,
         params: Vec<String>,
-        head: &Parts,
+        (head, headers): (&Parts, &Headers<'_>),
         incoming: Incoming,
         peer: IpAddr,
         request_id: &str,
     ) -> Result<Reply, Problem> {
         let app = self.app.clone();
-        let ip = client::address(peer, &head.headers, &app.config.auth.trusted_proxies);
+        let ip = headers.address(peer, &app.config.auth.trusted_proxies);
         let mut shopper = None;
         if self.door == Door::Public {
             throttle_client(&app, ip)?;
         }
         if let Access::Shopper = route.access {
-            let known = app.gatekeeper.identify(&head.headers, peer, &app.users)?;
-            if let Some(device) = client::device(&head.headers)? {
+            let known = app.gatekeeper.identify(headers, peer, &app.users)?;
+            if let Some(device) = headers.device()? {
                 throttle(&app, Scope::Device, app.hashing.device(device))?;
             }
             throttle(&app, Scope::User, app.hashing.user(&known.0.user))?;
             // Malformed is malformed, whether or not this call looks at it.
-            client::channel(&head.headers)?;
+            headers.channel()?;
             shopper = Some(known);
         }
         let query = parse_query(head.uri.query().unwrap_or(""));
@@ -290,34 +295,52 @@ async fn authorize(app: &App, access: Access, headers: &HeaderMap) -> Result<Cal
     Ok(caller)
 }
 
-// === impl AccessLog ===
+// === impl Visit ===
 
-impl AccessLog {
-    fn begin(head: &Parts) -> Option<Self> {
-        tracing::enabled!(target: "floodgate::access", tracing::Level::DEBUG).then(|| AccessLog {
+impl Visit {
+    pub fn begin(entrance: &Entrance, method: &Method, path: &str, headers: &Headers<'_>) -> Self {
+        let log = tracing::enabled!(target: "floodgate::access", tracing::Level::DEBUG).then(|| AccessLog {
             begun: Instant::now(),
-            method: head.method.clone(),
-            path: head.uri.path().to_owned(),
-            traceparent: client::word(&head.headers, "traceparent", TRACEPARENT_MAX)
-                .ok()
-                .flatten()
-                .unwrap_or("")
-                .to_owned(),
-        })
+            method: method.clone(),
+            path: path.to_owned(),
+        });
+        let traceparent = headers.word(Name::TraceParent, TRACEPARENT_MAX).ok().flatten().map(Box::from);
+        Visit { request_id: entrance.ids.name(headers), traceparent, log }
     }
 
-    /// Where access lines are off, faults still say which request they met, once a second.
-    fn fault(request_id: &str, traceparent: &Option<HeaderValue>, status: u16) {
-        static LINE: Seldom = Seldom::new();
-        if let Some(more) = LINE.now() {
-            let traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("");
-            tracing::warn!(request_id, traceparent, status, more, "a request was answered with a fault");
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// Names the request in its answer, counts and logs it.
+    pub fn end(self, entrance: &Entrance, answer: &mut Answer) {
+        let status = answer.status().as_u16();
+        respond::name_request(answer, &self.request_id);
+        metrics().request(entrance.door, status);
+        match self.log {
+            Some(ref log) => log.write(&self, status),
+            None if status >= 500 => self.fault(status),
+            None => {}
         }
     }
 
-    fn write(self, request_id: &str, status: u16) {
+    /// Where access lines are off, faults still say which request they met, once a second.
+    fn fault(&self, status: u16) {
+        static LINE: Seldom = Seldom::new();
+        if let Some(more) = LINE.now() {
+            let (request_id, traceparent) = (&self.request_id, self.traceparent.as_deref().unwrap_or(""));
+            tracing::warn!(request_id, traceparent, status, more, "a request was answered with a fault");
+        }
+    }
+}
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    fn write(&self, visit: &Visit, status: u16) {
         let took_us = self.begun.elapsed().as_micros() as u64;
-        let AccessLog { method, path, traceparent, .. } = self;
+        let AccessLog { method, path, .. } = self;
+        let (request_id, traceparent) = (&visit.request_id, visit.traceparent.as_deref().unwrap_or(""));
         tracing::debug!(target: "floodgate::access", request_id, traceparent, %method, path, status, took_us, "request");
     }
 }
@@ -334,8 +357,8 @@ impl RequestIds {
     }
 
     /// The client's own `X-Request-Id` if it is a plain word, else a new one.
-    fn name(&self, headers: &HeaderMap) -> String {
-        let given = headers.get("x-request-id").and_then(|value| value.to_str().ok());
+    fn name(&self, headers: &Headers<'_>) -> String {
+        let given = headers.get(Name::RequestId).and_then(|value| std::str::from_utf8(value).ok());
         match given {
             Some(id) if is_plain(id) => id.to_owned(),
             _ => {

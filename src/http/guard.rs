@@ -8,9 +8,9 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,6 +18,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
+use super::express::Express;
 use crate::clock::mono_ms;
 use crate::limits::HEAD_BYTES_MAX;
 
@@ -34,6 +35,10 @@ pub struct Waits {
     answer: AtomicU64,
     /// HTTP/2: requests under way.
     streams: AtomicU64,
+    /// HTTP/1.1: requests that the library has answered.
+    answered: AtomicU64,
+    /// HTTP/1.1: whether the express has a claim under way.
+    express: AtomicBool,
 }
 
 /// How long a connection may wait for what, in ms.
@@ -56,6 +61,10 @@ pub struct Guarded<S> {
     waits: Arc<Waits>,
     /// `None` on HTTP/2, whose frames have no lines.
     scan: Option<Scan>,
+    /// Answers plain claims over HTTP/1.1 before the library sees them.
+    express: Option<Express>,
+    /// The library has bytes to write that are not flushed.
+    unflushed: bool,
 }
 
 /// Reads along, just far enough to know where heads begin and end.
@@ -150,6 +159,28 @@ impl Waits {
     pub fn end_request(&self) {
         self.idle.store(mono_ms(), Ordering::Relaxed);
     }
+
+    /// The library has an answer to a request over HTTP/1.1.
+    pub fn end_http1(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.end_request();
+    }
+
+    /// Notes whether the client takes what is written.
+    fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_pending() {
+            if self.write.load(Ordering::Relaxed) == 0 {
+                self.write.store(mono_ms(), Ordering::Relaxed);
+            }
+        } else if self.write.load(Ordering::Relaxed) != 0 {
+            self.write.store(0, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    pub fn express_is_busy(&self) -> bool {
+        self.express.load(Ordering::Relaxed)
+    }
 }
 
 // === impl Watch ===
@@ -185,22 +216,72 @@ impl Watch {
 // === impl Guarded ===
 
 impl<S> Guarded<S> {
-    pub fn http1(stream: S, waits: Arc<Waits>) -> Self {
+    pub fn http1(stream: S, waits: Arc<Waits>, express: Option<Express>) -> Self {
         waits.end_request();
-        Guarded { stream, waits, scan: Some(Scan::default()) }
+        Guarded { stream, waits, scan: Some(Scan::default()), express, unflushed: false }
     }
 
     pub fn http2(stream: S, waits: Arc<Waits>) -> Self {
         waits.end_request();
-        Guarded { stream, waits, scan: None }
+        Guarded { stream, waits, scan: None, express: None, unflushed: false }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// Finishes the express' claim, if there is one: ready, when nothing of it is left.
+    fn poll_express(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(express) = self.express.as_mut().filter(|express| express.is_busy()) else {
+            return Poll::Ready(Ok(()));
+        };
+        ready!(express.poll(cx));
+        while !express.unsent().is_empty() {
+            let polled = Pin::new(&mut self.stream).poll_write(cx, express.unsent());
+            match ready!(self.waits.wrote(polled))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => express.sent(sent),
+            }
+        }
+        self.waits.express.store(false, Ordering::Relaxed);
+        self.waits.end_request();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the library waits for a request, and has sent all it had to say.
+    fn library_is_idle(&self) -> bool {
+        let between = self.scan.as_ref().is_some_and(|scan| {
+            let answered = self.waits.answered.load(Ordering::Relaxed);
+            scan.phase == Phase::Head && scan.head_bytes == 0 && scan.heads == answered
+        });
+        between && !self.unflushed
+    }
+
+    /// Gives bytes to the express, if they are for it.
+    fn express_takes(&mut self, bytes: &[u8]) -> bool {
+        let takes = self.library_is_idle() && self.express.as_mut().is_some_and(|express| express.take(bytes));
+        if takes {
+            self.waits.express.store(true, Ordering::Relaxed);
+            self.waits.begin_request();
+        }
+        takes
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let this = &mut *self;
+        let before = buffer.filled().len();
+        let polled = loop {
+            ready!(this.poll_express(cx))?;
+            if this.express.as_ref().is_some_and(Express::is_over) {
+                // To the library this is the client's goodbye.
+                return Poll::Ready(Ok(()));
+            }
+            let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
+            if !polled.is_ready() || !this.express_takes(&buffer.filled()[before..]) {
+                break polled;
+            }
+            buffer.set_filled(before);
+        };
         if let (Poll::Ready(Ok(())), Some(scan)) = (&polled, &mut this.scan) {
             let heads = scan.heads;
             scan.feed(&buffer.filled()[before..])?;
@@ -221,23 +302,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Guarded<S> {
-    fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_pending() {
-            if self.waits.write.load(Ordering::Relaxed) == 0 {
-                self.waits.write.store(mono_ms(), Ordering::Relaxed);
-            }
-        } else if self.waits.write.load(Ordering::Relaxed) != 0 {
-            self.waits.write.store(0, Ordering::Relaxed);
-        }
-        polled
-    }
-}
-
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(polled)
+        self.waits.wrote(polled)
     }
 
     fn poll_write_vectored(
@@ -245,8 +314,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(polled)
+        self.waits.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -255,7 +325,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.wrote(polled)
+        self.unflushed = polled.is_pending();
+        self.waits.wrote(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -86,7 +86,7 @@ const PROBLEMS: &[(&str, u16, &str, bool)] = &[
 ];
 
 /// Members that every problem has: an extension of that name would hide one.
-const MEMBERS: &[&str] = &["type", "title", "status", "detail", "code", "retryable", "request_id", "errors"];
+pub const MEMBERS: &[&str] = &["type", "title", "status", "detail", "code", "retryable", "request_id", "errors"];
 
 // === impl Problem ===
 

@@ -12,6 +12,7 @@ mod grant;
 mod histories;
 mod http_admission;
 mod http_claims;
+mod http_express;
 mod http_hostile;
 mod http_routes;
 mod http_stores;

@@ -35,7 +35,7 @@ struct Run {
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
     /// Of wrk, redis-benchmark and the open loop
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 256)]
     connections: usize,
     /// Only parties whose name begins so; may be given again
     #[arg(long = "only", value_name = "PARTY")]

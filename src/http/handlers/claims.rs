@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hyper::Method;
 use hyper::body::{Body, Incoming};
-use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use crate::admission::client;
-use crate::admission::identity::{checked_facts, parse_time};
+use crate::admission::client::{Headers, Name};
+use crate::admission::identity::{Shopper, checked_facts, parse_time};
 use crate::app::App;
 use crate::config::ms;
 use crate::domain::audience::Facts;
@@ -66,72 +65,107 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
+/// Who claims, from where and with which key, as the head says it.
+pub struct Admitted {
+    ip: IpAddr,
+    shopper: Arc<(Shopper, u64)>,
+    key: Option<Box<str>>,
+    /// By its hash.
+    device: Option<u64>,
+    channel: Option<Box<str>>,
+}
+
+/// Room for the answer to a grant.
+const GRANTED_BYTES: usize = 448;
+
+/// `{id}` of `/v1/templates/{id}/claims`.
+pub fn template_of(path: &str) -> Option<&str> {
+    let id = path.strip_prefix("/v1/templates/")?.strip_suffix("/claims")?;
+    (!id.contains('/')).then_some(id)
+}
+
 /// Answers a shopper's claim, on the thread that read it.
 pub async fn answer(
     entrance: &Entrance,
-    head: &Parts,
+    headers: &Headers<'_>,
     incoming: Incoming,
     template: &str,
     peer: IpAddr,
     request_id: &str,
 ) -> Answer {
     let app = &*entrance.app;
-    match claim(entrance, app, head, incoming, template, peer).await {
-        Ok(granted) => {
-            let mut bytes = Vec::with_capacity(384);
-            gateway::write_granted(app, &granted, &mut bytes);
-            respond::granted(bytes, granted.replayed)
+    let claim = async {
+        let admitted = admit(app, headers, peer)?;
+        if !incoming.is_end_stream() {
+            // Apart: hardly a claim has a body.
+            Box::pin(read_body(app, incoming)).await.inspect_err(gateway::count_refusal)?;
         }
-        Err(problem) => {
-            let mut answer = respond::problem(&problem, request_id);
-            if matches!(problem.code, "payload_too_large" | "request_timeout") {
-                respond::close(&mut answer);
-            }
-            answer
-        }
+        // What is malformed is said before what does not exist.
+        let template =
+            TemplateId::parse(template).ok_or_else(|| no_template(template)).inspect_err(gateway::count_refusal)?;
+        decide(entrance, &admitted, template).await
+    };
+    let result = claim.await;
+    let unread = result.as_ref().is_err_and(|problem| matches!(problem.code, "payload_too_large" | "request_timeout"));
+    let mut answer = answer_to(app, result, request_id);
+    if unread {
+        respond::close(&mut answer);
     }
+    answer
 }
 
-async fn claim(
-    entrance: &Entrance,
-    app: &App,
-    head: &Parts,
-    incoming: Incoming,
-    template: &str,
-    peer: IpAddr,
-) -> Result<Granted, Problem> {
-    let headers = &head.headers;
-    let before_lane = || -> Result<_, Problem> {
-        let ip = client::address(peer, headers, &app.config.auth.trusted_proxies);
+/// Reads what the head says, and counts the request against the throttle of its address.
+pub fn admit(app: &App, headers: &Headers<'_>, peer: IpAddr) -> Result<Admitted, Problem> {
+    let admit = || {
+        let ip = headers.address(peer, &app.config.auth.trusted_proxies);
         throttle_client(app, ip)?;
         let shopper = app.gatekeeper.identify(headers, peer, &app.users)?;
-        let key = claim_key(headers)?;
-        let device = client::device(headers)?;
-        let channel = client::channel(headers)?;
-        Ok((ip, shopper, key, device, channel))
+        let key = headers.word(Name::IdempotencyKey, CLAIM_KEY_MAX)?.map(Box::from);
+        let device = headers.device()?.map(|device| app.hashing.device(device));
+        let channel = headers.channel()?.map(Box::from);
+        Ok(Admitted { ip, shopper, key, device, channel })
     };
-    let (ip, shopper, key, device, channel) = before_lane().inspect_err(gateway::count_refusal)?;
-    if !incoming.is_end_stream() {
-        let bytes = body::read(incoming, CLAIM_BODY_BYTES_MAX, ms(app.config.http.body_timeout_ms)).await;
-        bytes.and_then(|bytes| check_claim_body(&bytes)).inspect_err(gateway::count_refusal)?;
-    }
-    // What is malformed is said before what does not exist.
-    let template =
-        TemplateId::parse(template).ok_or_else(|| no_template(template)).inspect_err(gateway::count_refusal)?;
+    admit().inspect_err(gateway::count_refusal)
+}
+
+/// Counts the claim against the throttles of its device and user, and has it decided.
+pub async fn decide(entrance: &Entrance, admitted: &Admitted, template: TemplateId) -> Result<Granted, Problem> {
+    let app = &*entrance.app;
+    let Admitted { ip, shopper, key, device, channel } = admitted;
     let throttled = || -> Result<(), Problem> {
-        if let Some(device) = device {
-            throttle(app, Scope::Device, app.hashing.device(device))?;
+        if let Some(device) = *device {
+            throttle(app, Scope::Device, device)?;
         }
         throttle(app, Scope::User, app.hashing.user(&shopper.0.user))
     };
     throttled().inspect_err(gateway::count_refusal)?;
-    let request =
-        ClaimRequest { template, user: &shopper.0.user, facts: &shopper.0.facts, channel, ip: Some(ip), device, key };
+    let request = ClaimRequest {
+        template,
+        user: &shopper.0.user,
+        facts: &shopper.0.facts,
+        channel: channel.as_deref(),
+        ip: Some(*ip),
+        device: *device,
+        key: key.as_deref(),
+    };
     gateway::claim(app, &entrance.lane, &entrance.lookups, request).await
 }
 
-fn claim_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    client::word(headers, "idempotency-key", CLAIM_KEY_MAX)
+/// What a claim came to, as an answer.
+pub fn answer_to(app: &App, result: Result<Granted, Problem>, request_id: &str) -> Answer {
+    match result {
+        Ok(granted) => {
+            let mut bytes = Vec::with_capacity(GRANTED_BYTES);
+            gateway::write_granted(app, &granted, &mut bytes);
+            respond::granted(bytes, granted.replayed)
+        }
+        Err(problem) => respond::problem(&problem, request_id),
+    }
+}
+
+async fn read_body(app: &App, incoming: Incoming) -> Result<(), Problem> {
+    let bytes = body::read(incoming, CLAIM_BODY_BYTES_MAX, ms(app.config.http.body_timeout_ms)).await?;
+    check_claim_body(&bytes)
 }
 
 fn no_template(text: &str) -> Problem {
@@ -176,20 +210,14 @@ async fn batch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
         return Err(no_template(&request.params[0]));
     }
     let claims = parse_batch(&request.json()?)?;
-    let request_id = request.request_id;
-    let waiting: Vec<_> = claims
-        .into_iter()
-        .map(|claim| {
-            let app = app.clone();
-            let request_id = request_id.clone();
-            tokio::spawn(async move { one_of_batch(&app, template, claim, &request_id).await })
-        })
-        .collect();
-    let mut results = Vec::with_capacity(waiting.len());
-    for result in waiting {
-        results.push(result.await.map_err(|_| Problem::new("internal", "a claim of the batch was not decided"))?);
-    }
-    Ok(Reply::Ok(json!({ "results": results })))
+    // All of them wait in the lane at once, and are answered in order.
+    let waiting = claims.iter().map(|claim| one_of_batch(&app, template, claim, &request.request_id));
+    let answers = futures_util::future::join_all(waiting).await;
+    let mut body = Vec::with_capacity(answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 16);
+    body.extend_from_slice(b"{\"results\":[");
+    body.extend_from_slice(&answers.join(&b','));
+    body.extend_from_slice(b"]}");
+    Ok(Reply::Raw("application/json", body.into()))
 }
 
 /// Whether a key may claim a template for others: its own issuer's, and the platform's keys all.
@@ -202,8 +230,8 @@ fn is_own(app: &App, caller: &Caller, template: TemplateId) -> bool {
         })
 }
 
-/// A claim of a batch, answered as a single claim would be, with its status beside it.
-async fn one_of_batch(app: &App, template: TemplateId, claim: BatchClaim, request_id: &str) -> Value {
+/// A claim of a batch, answered as a single claim would be, with its status inside.
+async fn one_of_batch(app: &App, template: TemplateId, claim: &BatchClaim, request_id: &str) -> Vec<u8> {
     let user = app.users.seal(&claim.user);
     let request = ClaimRequest {
         template,
@@ -211,38 +239,30 @@ async fn one_of_batch(app: &App, template: TemplateId, claim: BatchClaim, reques
         facts: &claim.facts,
         channel: claim.channel.as_deref(),
         ip: claim.ip,
-        device: claim.device.as_deref(),
+        device: claim.device.as_deref().map(|device| app.hashing.device(device)),
         key: claim.key.as_deref(),
     };
-    let Some((lane, lookups)) = app.claims.background_lanes.get() else {
-        return with_status(
-            503,
-            Problem::of(ClaimOutcome::Unavailable, "this process serves no claims").to_json(request_id),
-        );
+    let result = match app.claims.background_lanes.get() {
+        Some((lane, lookups)) => gateway::claim(app, lane, lookups, request).await,
+        None => Err(Problem::of(ClaimOutcome::Unavailable, "this process serves no claims")),
     };
-    match gateway::claim(app, lane, lookups, request).await {
+    let mut answer = Vec::with_capacity(GRANTED_BYTES);
+    match result {
         Ok(granted) => {
-            let mut bytes = Vec::with_capacity(384);
-            gateway::write_granted(app, &granted, &mut bytes);
-            let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-            with_status(if granted.replayed { 200 } else { 201 }, value)
+            answer.extend_from_slice(if granted.replayed { b"{\"status\":200," } else { b"{\"status\":201," });
+            let brace = answer.len();
+            gateway::write_granted(app, &granted, &mut answer);
+            answer.remove(brace);
         }
         Err(problem) => {
-            let mut value = problem.to_json(request_id);
-            if let (Some(ms), Some(members)) = (problem.retry_after_ms, value.as_object_mut()) {
-                members.insert("retry_after_s".into(), ms.div_ceil(1000).into());
+            answer.extend_from_slice(&respond::problem_body(&problem, request_id));
+            if let Some(ms) = problem.retry_after_ms {
+                answer.pop();
+                answer.extend_from_slice(format!(",\"retry_after_s\":{}}}", ms.div_ceil(1000)).as_bytes());
             }
-            with_status(problem.status(), value)
         }
     }
-}
-
-fn with_status(status: u16, value: Value) -> Value {
-    let mut members = Map::from_iter([("status".to_owned(), Value::from(status))]);
-    if let Value::Object(more) = value {
-        members.extend(more);
-    }
-    Value::Object(members)
+    answer
 }
 
 /// Reads `{"claims":[{"user_id","claim_key","ip","device_id","channel","facts"}]}`, naming every violated field.
@@ -347,6 +367,8 @@ fn field_error(field: String, code: &'static str, detail: &str) -> FieldError {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

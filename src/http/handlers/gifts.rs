@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::json;
 
 use super::{no_body, number_cursor, query_word};
-use crate::admission::client;
+use crate::admission::client::Headers;
 use crate::app::App;
 use crate::gifts::passage::Passage;
 use crate::gifts::{self, Direction, Party, closing, offer};
@@ -133,6 +133,6 @@ async fn withdraw(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
 }
 
 fn party(request: &Request) -> Result<Party<'_>, Problem> {
-    let device = client::device(&request.headers)?;
+    let device = Headers::of(&request.headers).device()?;
     Ok(Party { user: &request.shopper().user, ip: request.ip, device })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::Method;
 
-use crate::admission::client;
+use crate::admission::client::Headers;
 use crate::app::App;
 use crate::catalog::store::Scope;
 use crate::clock::now_ms;
@@ -37,7 +37,7 @@ async fn of_shopper(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     let shopper = request.shopper();
     let id = app.users.open(&shopper.user);
     let id = id.ok_or_else(|| Problem::new("internal", "the shopper's reference cannot be opened"))?;
-    let asker = Asker { id: &id, facts: &shopper.facts, channel: client::channel(&request.headers)? };
+    let asker = Asker { id: &id, facts: &shopper.facts, channel: Headers::of(&request.headers).channel()? };
     let quote = QuoteRequest::of_shopper(&body, now_ms(), &asker).map_err(Problem::invalid)?;
     Ok(Reply::Ok(quotes::answer(&app, None, quote).await?))
 }

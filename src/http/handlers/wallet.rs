@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::Method;
 
 use super::query_word;
-use crate::admission::client;
+use crate::admission::client::{self, Headers};
 use crate::app::App;
 use crate::domain::coupon::CouponStatus;
 use crate::domain::ids::TemplateId;
@@ -79,7 +79,7 @@ async fn template(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
 fn viewer(request: &Request) -> Result<Viewer<'_>, Problem> {
     let channel = match request.query_value("channel") {
         Some(channel) => Some(client::queried_channel(channel)?),
-        None => client::channel(&request.headers)?,
+        None => Headers::of(&request.headers).channel()?,
     };
-    Ok(Viewer { shopper: request.shopper(), channel, ip: request.ip, device: client::device(&request.headers)? })
+    Ok(Viewer { shopper: request.shopper(), channel, ip: request.ip, device: Headers::of(&request.headers).device()? })
 }
