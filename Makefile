@@ -2,6 +2,8 @@
 #
 #   make run    everything in one: installs what is missing, builds, puts a template on sale
 #   make test   installs what the tests need, and runs them all
+#   make test-faults  one fault a round under load, a minute; FAULTS=full: five rounds of each; FAULT="killed before": those
+#   make test-bites  each seeded bug, and the test that notices it
 #   make load-check  runs each wrk and k6 script of loadtest/ for a short time; installs wrk, and k6 under target/
 #   make contract  every call of both listeners against the OpenAPI document, a minute; installs schemathesis under target/
 #   make bench  Floodgate beside its peers, the table of goals, some 20 minutes; QUICK=1: shows that it works
@@ -17,7 +19,7 @@
 ARGS ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: run build install toolchain test load-check contract bench explain bench-wallet bench-recover bench-redemption check sim pricing-exact
+.PHONY: run build install toolchain test test-faults test-bites load-check contract bench explain bench-wallet bench-recover bench-redemption check sim pricing-exact
 
 run: install build
 	exec ./target/release/floodgate demo $(ARGS)
@@ -30,6 +32,12 @@ install:
 
 test: install toolchain
 	$(CARGO) test --workspace --locked
+
+test-faults: install toolchain
+	$(CARGO) test --locked --test it -- faults:: --nocapture
+
+test-bites: install toolchain
+	BITES=all $(CARGO) test --locked --test it -- bites:: --nocapture
 
 load-check: install toolchain
 	./scripts/install-load-tools
@@ -64,6 +72,7 @@ bench-recover: install build
 
 contract: install toolchain
 	$(CARGO) build --locked
+	./scripts/check-no-faults target/debug/floodgate
 	./scripts/contract-check target/debug/floodgate $(ARGS)
 
 bench-redemption: install build

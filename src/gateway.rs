@@ -26,6 +26,7 @@ use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::domain::template::{AckLevel, Status};
 use crate::domain::user::UserRef;
 use crate::domain::window::{Day, Millis, rfc3339};
+use crate::faults::{self, Bug, Point};
 use crate::grant::watermark::{Ack, Awaited};
 use crate::http::problem::Problem;
 use crate::limits::CLOCK_CARE_MS;
@@ -120,7 +121,7 @@ async fn decide(
     let hash = app.hashing.claim_key(&claim_key);
     let now = app.claims.cell.redis_now().unwrap_or_else(now_ms);
     if let Some(refusal) = own_refusal(app, &template, &request, now) {
-        if request.key.is_none() {
+        if request.key.is_none() || faults::bug(Bug::LatchHidesReplay) {
             return Err(refusal);
         }
         if app.claims.doubts.holds(template.id, request.user, hash) {
@@ -142,7 +143,10 @@ async fn decide(
     let claim = Claim { user: request.user.clone(), claim_key_hash: hash, ip, device };
     let answered = lane.submit(Job { template: template.clone(), claim }).map_err(overloaded)?;
     let mut left = LeftBehind { app, template: template.id, user: request.user, key: request.key.map(|_| hash) };
-    let answer = answered.await.unwrap_or(Answer::Unknown);
+    let answer = match faults::bug(Bug::AnswerBeforeScript) {
+        true => Answer::Granted { held: Held { serial: 1, epoch: 1, acquired: now }, entry: EntryId::ZERO },
+        false => answered.await.unwrap_or(Answer::Unknown),
+    };
     left.key = None;
     let (held, entry, replayed) = match answer {
         Answer::Granted { held, entry } => (held, entry, false),
@@ -206,6 +210,7 @@ async fn acknowledge(app: &App, granted: Granted, entry: EntryId, begun: Instant
         AckLevel::Redis => Ok(granted),
         // Apart, so that claims which do not wait for it carry nothing of it along.
         AckLevel::Replica => Box::pin(confirmed(app, granted, entry)).await,
+        AckLevel::Postgres if faults::bug(Bug::AckNotWaited) => Ok(granted),
         AckLevel::Postgres => Box::pin(stored(app, granted, entry, begun)).await,
     }
 }
@@ -222,6 +227,7 @@ async fn confirmed(app: &App, granted: Granted, entry: EntryId) -> Result<Grante
 
 /// Waits until the grant's row is committed.
 async fn stored(app: &App, granted: Granted, entry: EntryId, begun: Instant) -> Result<Granted, Problem> {
+    faults::point(Point::ClaimBeforeAck);
     let waiting = Instant::now();
     let deadline = (begun + ms(app.config.claim.postgres_wait_ms)).into();
     let Granted { template, held, claim_key, .. } = &granted;

@@ -26,6 +26,7 @@
 //! - [`webhook`]: signed messages to other systems and from them
 //! - [`http`]: the front door
 //! - [`app`], [`serve`]: what a process shares, and its life from start to drain
+//! - [`faults`]: faults on purpose, compiled in for tests alone
 //! - [`demo`]: private servers, and the embedded default
 //! - [`cli`]: the command line, one file a command
 
@@ -39,6 +40,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod domain;
+pub mod faults;
 pub mod gateway;
 pub mod gifts;
 pub mod grant;

@@ -71,7 +71,7 @@ impl Cell {
 
     /// Takes over what the cell's meta says.
     pub fn adopt(&self, meta: &CellMeta) -> Option<Arc<Identity>> {
-        self.see_clock(meta.now);
+        self.see_meta(meta);
         let floor = self.floor.load(Ordering::Acquire);
         let identity = Identity::of(meta).filter(|identity| identity.epoch >= floor).map(Arc::new);
         self.floor.fetch_max(identity.as_ref().map_or(0, |identity| identity.epoch), Ordering::AcqRel);
@@ -93,6 +93,12 @@ impl Cell {
         self.clock_offset.store((redis_now - mono_ms() as i64 + 1) as u64, Ordering::Relaxed);
     }
 
+    /// The same as the meta tells it. The cell's time does not go back: where Redis' clock did, claims
+    /// are not refused by it here (`not_started`), but there, as unavailable.
+    fn see_meta(&self, meta: &CellMeta) {
+        self.see_clock(meta.now.max(meta.clock));
+    }
+
     /// Redis' time now: at most one round trip behind it. `None` before the first answer.
     pub fn redis_now(&self) -> Option<i64> {
         match self.clock_offset.load(Ordering::Relaxed) {
@@ -112,7 +118,7 @@ pub async fn watch(cell: Arc<Cell>, mut engine: impl Engine) {
             report_backlog(meta);
         }
         match looked {
-            Ok(meta) if known.is_some() && Identity::of(&meta).as_ref() == known.as_deref() => cell.see_clock(meta.now),
+            Ok(meta) if known.is_some() && Identity::of(&meta).as_ref() == known.as_deref() => cell.see_meta(&meta),
             Ok(meta) => {
                 cell.adopt(&meta);
             }

@@ -25,6 +25,7 @@ use crate::config;
 use crate::domain::ids::{EntryId, Epoch, Serial};
 use crate::domain::outcome::{ClaimOutcome, Scope};
 use crate::domain::window::{Day, Millis};
+use crate::faults::{self, Bug, Point};
 use crate::redis::fault::{Executed, Fault};
 use crate::redis::keys::CellKeys;
 use crate::telemetry::{Seldom, metrics};
@@ -228,7 +229,9 @@ impl<E: Engine> Lane<E> {
                 groups,
             };
             let (sent, sent_at) = (mono_ms(), Instant::now());
+            faults::point(Point::ClaimBeforeScript);
             let reply = tokio::time::timeout(left + margin, self.engine.claim(&identity, &batch)).await;
+            faults::point(Point::ClaimAfterScript);
             bundles = waiting
                 .into_iter()
                 .zip(batch.groups)
@@ -275,7 +278,7 @@ impl<E: Engine> Lane<E> {
                         tracing::warn!(error = %fault, claims, more, "a batch of claims has no answer");
                     }
                     self.shared.cell.doubt(&identity);
-                    if fault.executed == Executed::Unknown {
+                    if fault.executed == Executed::Unknown && !faults::bug(Bug::UnknownIsRefusal) {
                         return self.settle(bundles, sent_at + left, batch.deadline, redis_now);
                     }
                     break;
@@ -297,7 +300,9 @@ impl<E: Engine> Lane<E> {
             let id = bundle.template.id;
             bundle.group.claims.iter().map(move |claim| (id, claim.user.clone(), claim.claim_key_hash))
         });
-        self.shared.doubts.note(claims, until);
+        if !faults::bug(Bug::DoubtNotNoted) {
+            self.shared.doubts.note(claims, until);
+        }
         let mut engine = self.engine.another();
         let shared = self.shared.clone();
         tokio::spawn(async move {
@@ -335,7 +340,8 @@ fn count(bundles: &[Bundle]) -> usize {
 fn day_of(template: &LiveTemplate, now: Millis) -> Day {
     let definition = &template.definition;
     if definition.stock.daily.is_some() || definition.limits.per_user_daily.is_some() {
-        Day::of(definition.timezone, now)
+        let day = Day::of(definition.timezone, now);
+        if faults::bug(Bug::DayHas24Hours) { Day { end: day.start + 86_400_000, ..day } } else { day }
     } else {
         Day { start: 0, end: 0 }
     }

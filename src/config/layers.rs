@@ -5,6 +5,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::{Config, ConfigError};
+use crate::faults;
 
 const DEFAULTS: &str = include_str!("default.toml");
 
@@ -117,7 +118,7 @@ fn lay_over(table: &mut Table, over: Table, origin: &str, wrong: &mut Vec<String
 }
 
 fn set_from_env(table: &mut Table, name: &str, variable: &str, text: &str, wrong: &mut Vec<String>) {
-    if NOT_SETTINGS.contains(&name) {
+    if NOT_SETTINGS.contains(&name) || faults::is_variable(name) {
         return;
     }
     let short = SHORT_NAMES

@@ -40,6 +40,8 @@ pub struct RedisOptions {
     pub fsync: Fsync,
     /// Further lines of redis.conf, name and value; they come last, so they win.
     pub extra: Vec<(String, String)>,
+    /// Variables of its environment, for tests that give it a clock or a disk of their own.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running redis-server. Dropping it kills it.
@@ -66,7 +68,7 @@ impl RedisServer {
             .map_err(|error| format!("cannot write {}: {error}", settings.display()))?;
         // The folder is named only as the working folder: redis.conf has its own ideas of quotes.
         let mut command = Command::new(binary);
-        command.arg("./redis.conf").current_dir(&folder);
+        command.arg("./redis.conf").current_dir(&folder).envs(options.env.iter().map(|(name, value)| (name, value)));
         let process = Supervised::spawn("redis-server", command, lock, folder.join("redis.log"), libc::SIGTERM)?;
         let mut server = RedisServer { process, socket };
         server.wait_until_loaded().await?;

@@ -14,6 +14,7 @@ use super::reapply;
 use super::stores::{Archive, CellLink};
 use crate::config;
 use crate::domain::ids::{CellId, EntryId, Epoch};
+use crate::faults::{self, Bug, Point};
 use crate::pg::PgFault;
 use crate::redis::cell::{CellMeta, Identity};
 use crate::redis::fault::Fault;
@@ -89,10 +90,11 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
         if meta.wiping {
             return Ok((meta, Some(Refusal::Wiping)));
         }
-        if meta.epoch == 0 && row.opened {
+        if meta.epoch == 0 && row.opened && !faults::bug(Bug::EmptyIsNew) {
             return Ok((meta, Some(Refusal::Empty)));
         }
         let diverged = self.archive.diverged(meta.last).await?;
+        let diverged = diverged.filter(|_| !faults::bug(Bug::DivergedIsOpened));
         let refusal = diverged.map(|(epoch, ended)| Refusal::Diverged { last: meta.last, epoch, ended });
         Ok((meta, refusal))
     }
@@ -107,8 +109,10 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
 
     /// Steps 2 to 5, on a Redis that was judged. `in_all`: about how many rows there are, where a person waits.
     pub(super) async fn run_on(&mut self, meta: CellMeta, in_all: Option<u64>) -> Result<Opened, OpenFault> {
+        faults::point(Point::OpenBeforeClose);
         let identity = self.close(&meta).await?;
-        let final_id = self.record_final(&identity).await?;
+        faults::point(Point::OpenAfterClose);
+        let final_id = self.record_final(&identity, meta.last).await?;
         let started = Instant::now();
         let now = || meta.now + started.elapsed().as_millis() as i64;
         let mut progress = Progress::new(self.progress, in_all);
@@ -116,13 +120,17 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
         if !self.archive.mark_opened(identity.epoch).await? {
             return Err(OpenFault::Overtaken);
         }
+        faults::point(Point::OpenBeforeMarker);
         self.link.open(&identity, &reapply::quotas(self.quota), self.install).await?;
         Ok(Opened { identity, final_id, rows_reapplied })
     }
 
     /// Step 2: a new epoch, in PostgreSQL and then in Redis. Grants stop here.
     pub(super) async fn close(&mut self, meta: &CellMeta) -> Result<Identity, OpenFault> {
-        let raised = self.archive.raise_epoch(meta.epoch).await?;
+        let raised = match faults::bug(Bug::EpochNotRaised) {
+            true => Some(meta.epoch.max(1)),
+            false => self.archive.raise_epoch(meta.epoch).await?,
+        };
         let epoch = raised.ok_or(OpenFault::Exhausted)?;
         if epoch > Epoch::MAX - EPOCHS_LEFT_WARN {
             tracing::error!(cell = self.cell.0, epoch, "the cell has few of its 65,535 epochs left");
@@ -133,13 +141,17 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
     }
 
     /// Step 3: with grants stopped, the end of the history so far.
-    async fn record_final(&mut self, identity: &Identity) -> Result<EntryId, OpenFault> {
+    async fn record_final(&mut self, identity: &Identity, before: EntryId) -> Result<EntryId, OpenFault> {
         // The last id is read again: entries may have come in before the cell was closed.
         let meta = self.link.meta().await?;
         if meta.live_replid != *identity.replid || meta.epoch != identity.epoch {
             return Err(OpenFault::NotYet("this Redis changed its role while it was being opened".into()));
         }
-        let recorded = self.archive.record_final(identity.epoch, meta.last).await?;
+        let last = if faults::bug(Bug::EndReadBeforeFence) { before } else { meta.last };
+        if faults::bug(Bug::FinalNotRecorded) {
+            return Ok(last);
+        }
+        let recorded = self.archive.record_final(identity.epoch, last).await?;
         recorded.ok_or(OpenFault::Overtaken)
     }
 }

@@ -14,6 +14,7 @@ use super::stores::{Archive, CellLink, Stores};
 use super::writer::{WriteFault, Writer, Written};
 use crate::config;
 use crate::domain::ids::{CellId, EntryId, TemplateId};
+use crate::faults::{self, Bug, Point};
 use crate::limits;
 use crate::pg::{PgFault, PgKind};
 use crate::redis::cell::Identity;
@@ -149,7 +150,12 @@ impl<'a, S: Stores> Owner<'a, S> {
             return Err(PassFault::Gap { after, found: first.id });
         }
         let taken = bounded(&read.entries[..whole], self.pace.rows_max);
+        faults::point(Point::FlushBeforeTransaction);
+        if let (true, Some(last)) = (faults::bug(Bug::TrimBeforeCommit), taken.last()) {
+            link.trim(&identity, last.id, &[], 0).await.map_err(again)?;
+        }
         let written = self.write(taken).await?;
+        faults::point(Point::FlushBeforeTrim);
         let rows = written.rows + written.set_aside + written.repeats;
         self.count = next_count(taken.len(), rows, self.pace.rows_max);
         let templates: Vec<TemplateId> = written.templates.into_iter().collect();

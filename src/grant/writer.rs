@@ -15,6 +15,7 @@ use super::stores::Archive;
 use super::terms::TermsCache;
 use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::window::Millis;
+use crate::faults::{self, Bug, Point};
 use crate::ledger::counters::Issued;
 use crate::pg::{PgFault, PgKind};
 use crate::telemetry::metrics;
@@ -126,7 +127,7 @@ impl<A: Archive> Writer<A> {
             self.archive.roll_back().await?;
         }
         self.archive.begin().await?;
-        if !self.archive.advance(epoch, expected, last).await? {
+        if !self.archive.advance(epoch, expected, last).await? && !faults::bug(Bug::WatermarkNotCompared) {
             return Err(WriteFault::Zombie);
         }
         if !careful {
@@ -157,6 +158,7 @@ impl<A: Archive> Writer<A> {
             self.archive.count_set_aside(written.set_aside).await?;
         }
         self.archive.count_issued(&issued).await?;
+        faults::point(Point::FlushInTransaction);
         Ok(self.archive.commit().await?)
     }
 
@@ -210,7 +212,7 @@ impl<A: Archive> Writer<A> {
             let same = stored.is_some_and(|(epoch, key, user)| {
                 epoch == grant.epoch && key == grant.claim_key_hash && user.as_bytes() == grant.user
             });
-            if same {
+            if same || faults::bug(Bug::ConflictIsRepeat) {
                 written.repeats += 1;
                 return Ok(());
             }
@@ -224,7 +226,9 @@ impl<A: Archive> Writer<A> {
             );
             reason = "serial_collision".into();
         }
-        self.archive.set_grant_aside(id, grant, fault.sqlstate.as_deref(), &reason).await?;
+        if !faults::bug(Bug::SetAsideDropped) {
+            self.archive.set_grant_aside(id, grant, fault.sqlstate.as_deref(), &reason).await?;
+        }
         written.set_aside += 1;
         Ok(())
     }

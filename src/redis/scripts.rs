@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use crate::faults;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Script {
     ClaimBatch,
@@ -40,7 +42,7 @@ static SCRIPTS: LazyLock<Vec<Loaded>> = LazyLock::new(|| {
     Script::ALL
         .iter()
         .map(|script| {
-            let source = script.assemble();
+            let source = faults::patched(script.assemble());
             let sha = redis::Script::new(&source).get_hash().to_owned();
             Loaded { source, sha }
         })

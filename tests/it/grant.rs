@@ -20,6 +20,7 @@ use floodgate::grant::watermark::{Ack, Awaited, acks};
 use floodgate::grant::writer::{WriteFault, Writer};
 use floodgate::wallet::settle::settled;
 
+use super::support::proxy::Weather;
 use world::{CELL, Claimed, World, until};
 
 const T1: TemplateId = TemplateId(1);
@@ -496,13 +497,31 @@ async fn a_commit_whose_answer_is_lost_counts_once() {
     let flusher = world.flusher();
     world.opened(1).await;
     for round in 0..5u32 {
-        proxy.cut_at_commit();
+        proxy.set(Weather::CutBehind(b"COMMIT\0"));
         world.claim(T1, &users(round * 10 + 1..=round * 10 + 10)).await;
         until("a commit lost its answer", async || proxy.cuts() == round + 1).await;
     }
     world.flushed(EntryId::new(1, 5)).await;
     assert_eq!(world.serials().await, (1..=50).collect::<Vec<_>>());
     assert_eq!(world.count("set_aside").await, 0);
+    world.counted().await;
+    flusher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_arrives_is_made_again() {
+    let mut world = World::new("unsent").await;
+    world.template(1000, false).await;
+    let proxy = world.proxy_postgres();
+    let flusher = world.flusher();
+    world.opened(1).await;
+    for round in 0..2u32 {
+        proxy.set(Weather::CutBefore(b"COMMIT\0"));
+        world.claim(T1, &users(round * 10 + 1..=round * 10 + 10)).await;
+        until("a commit was cut off", async || proxy.cuts() == round + 1).await;
+    }
+    world.flushed(EntryId::new(1, 2)).await;
+    assert_eq!(world.serials().await, (1..=20).collect::<Vec<_>>());
     world.counted().await;
     flusher.stop().await;
 }

@@ -56,7 +56,8 @@ async fn all_of_postgres(app: &TestApp) -> String {
 
 #[tokio::test]
 async fn encrypted_ids_are_nowhere_plain() {
-    let options = RedisOptions { fsync: Fsync::No, extra: vec![("rdbcompression".into(), "no".into())] };
+    let extra = vec![("rdbcompression".into(), "no".into())];
+    let options = RedisOptions { fsync: Fsync::No, extra, ..Default::default() };
     let plan = TestApp::plan("stores-encrypted").redis(options).set("PRIVACY_ENCRYPT", true).set("QUOTA_USER_LIMIT", 9);
     let mut app = plan.process("gateway,worker").process("flusher").start().await;
     let mut template = coupons(10);

@@ -88,10 +88,10 @@ async fn one_round(app: &mut TestApp, chance: u64, strike: &impl AsyncFn(&mut Te
 
 /// Waits until a process is ready. What could not start because a store died under it is started again,
 /// as a supervisor would.
-async fn revive(app: &mut TestApp, number: usize) {
+pub async fn revive(app: &mut TestApp, number: usize) {
     let begun = Instant::now();
     while app.gateway(number).readyz().await != Some(200) {
-        assert!(begun.elapsed() < PATIENCE, "process {number} does not become ready");
+        assert!(begun.elapsed() < *PATIENCE, "process {number} does not become ready");
         if !app.is_running(number) {
             app.restart_unready(number).await;
         }

@@ -3,10 +3,12 @@
 mod approvals;
 mod architecture;
 mod audit;
+mod bites;
 mod catalog;
 mod demo;
 mod demo_process;
 mod expiry;
+mod faults;
 mod gifts;
 mod grant;
 mod histories;

@@ -56,7 +56,7 @@ async fn sell(app: &TestApp, plan: Plan, connections: usize, journal: &Arc<Journ
 
 pub async fn differences(app: &TestApp, record: &Record) -> Vec<Difference> {
     let checker = Checker::new(app.config()).await.unwrap();
-    checker.check(record, PATIENCE).await.unwrap()
+    checker.check(record, *PATIENCE).await.unwrap()
 }
 
 pub async fn agree(app: &TestApp, record: &Record) {

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`app`]: stores of the test's own and `floodgate serve` processes on them, with the verbs of a test
 //! - [`wire`]: a small HTTP client with keep-alive, and raw bytes for those who send worse
+//! - [`proxy`]: a bad link
 //! - [`clock_redis`]: a redis-server whose wall clock the test sets
 //! - [`ledger`]: coupons by the thousand, and the ledger checked
 //! - [`replicas`]: a Redis with replicas and a Sentinel
@@ -16,6 +17,7 @@ pub mod clock_redis;
 pub mod history;
 pub mod language;
 pub mod ledger;
+pub mod proxy;
 pub mod replicas;
 pub mod stage;
 pub mod till;

@@ -65,7 +65,7 @@ impl Stand {
 
     /// An empty Redis that keeps an append-only file.
     pub async fn redis(&self, fsync: Fsync) -> Result<RedisServer, String> {
-        let options = RedisOptions { fsync, extra: Vec::new() };
+        let options = RedisOptions { fsync, ..Default::default() };
         RedisServer::start(&self.fresh_folder("redis")?, &options).await
     }
 

@@ -1,10 +1,8 @@
 //! A Redis, a database and a flusher, with the verbs of these tests.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -33,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 pub use crate::support::app::until;
+use crate::support::proxy::{Place, Proxy};
 
 pub const CELL: CellId = CellId(0);
 
@@ -81,12 +80,6 @@ enum Shared {
 }
 
 static POSTGRES: Mutex<Weak<(PostgresServer, Folder)>> = Mutex::const_new(Weak::new());
-
-/// Cuts connections to PostgreSQL when told.
-pub struct Proxy {
-    armed: Arc<AtomicBool>,
-    cuts: Arc<AtomicU32>,
-}
 
 /// A claim key's hash, made of the user.
 pub fn key_hash(user: &str) -> u64 {
@@ -393,7 +386,7 @@ impl World {
         let to = PathBuf::from(host.replace("%2F", "/").replace("%2f", "/")).join(".s.PGSQL.5432");
         let url = format!("{address}?host={}", place.display().to_string().replace('/', "%2F"));
         self.flusher_config = config(self.config.redis.url.expose(), &url);
-        Proxy::start(&place.join(".s.PGSQL.5432"), to)
+        Proxy::unix(&place.join(".s.PGSQL.5432"), Place::Unix(to))
     }
 }
 
@@ -472,63 +465,4 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-// === impl Proxy ===
-
-impl Proxy {
-    fn start(at: &Path, to: PathBuf) -> Proxy {
-        let listener = UnixListener::bind(at).unwrap();
-        let proxy = Proxy { armed: Arc::default(), cuts: Arc::default() };
-        let (armed, cuts) = (proxy.armed.clone(), proxy.cuts.clone());
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let (Ok(client), Ok(server)) = (client, UnixStream::connect(&to)) else { continue };
-                let cut = Arc::new(AtomicBool::new(false));
-                let (armed, cuts) = (armed.clone(), cuts.clone());
-                let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let there = cut.clone();
-                std::thread::spawn(move || {
-                    forward(from_client, to_server, |bytes| {
-                        let commits = bytes.windows(7).any(|word| word == b"COMMIT\0");
-                        if commits && armed.swap(false, Ordering::SeqCst) {
-                            there.store(true, Ordering::SeqCst);
-                        }
-                        true
-                    });
-                });
-                std::thread::spawn(move || {
-                    forward(server, client, |_| {
-                        let cut = cut.load(Ordering::SeqCst);
-                        if cut {
-                            cuts.fetch_add(1, Ordering::SeqCst);
-                        }
-                        !cut
-                    });
-                });
-            }
-        });
-        proxy
-    }
-
-    /// The next COMMIT reaches PostgreSQL, and its answer nobody.
-    pub fn cut_at_commit(&self) {
-        self.armed.store(true, Ordering::SeqCst);
-    }
-
-    pub fn cuts(&self) -> u32 {
-        self.cuts.load(Ordering::SeqCst)
-    }
-}
-
-/// Passes bytes on until either side ends or `pass` says no.
-fn forward(mut from: UnixStream, mut to: UnixStream, pass: impl Fn(&[u8]) -> bool) {
-    let mut buf = vec![0; 65536];
-    while let Ok(length) = from.read(&mut buf)
-        && length > 0
-        && pass(&buf[..length])
-        && to.write_all(&buf[..length]).is_ok()
-    {}
-    let _ = from.shutdown(std::net::Shutdown::Both);
-    let _ = to.shutdown(std::net::Shutdown::Both);
 }

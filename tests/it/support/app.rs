@@ -7,18 +7,22 @@
 //! # Layout
 //! - this file: how an app starts, its processes and its stores
 //! - [`gateway`]: one process
+//! - [`disk`]: disks that fill up and fail
 //! - [`stores`]: its Redis and its PostgreSQL, killed and asked
 //! - [`verbs`]: what operators and shoppers do
 
+mod disk;
 mod gateway;
 pub mod stores;
 mod verbs;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use floodgate::clock::now_ms;
@@ -26,15 +30,21 @@ use floodgate::config::{Config, Layers};
 use floodgate::demo::child::{FamilyLock, Supervised};
 use floodgate::demo::postgres_server::PostgresServer;
 use floodgate::demo::redis_server::{Fsync, RedisOptions, RedisServer};
-use floodgate::domain::window::rfc3339;
+use floodgate::domain::window::{Millis, rfc3339};
 use serde_json::{Value, json};
 
 use super::replicas::Replicas;
-pub use gateway::{Gateway, free_address};
+pub use gateway::{Gateway, Links, free_address};
 use stores::Postgres;
 
-/// The longest that a condition is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use super::clock_redis;
+use super::proxy::{Place, Proxy};
+
+/// The longest that a condition is waited for: a minute, or PATIENCE seconds where a test is to fail.
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("PATIENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+});
 const ADMIN_KEY: &str = "an-admin-key-for-the-tests";
 
 /// How an app is to be started.
@@ -49,11 +59,15 @@ pub struct Plan {
     standby: bool,
     /// With a Sentinel, instead of a Redis alone.
     replicas: Option<usize>,
+    clock: bool,
+    bad_disk: bool,
+    disks: Vec<(String, u32)>,
 }
 
 struct Process {
     roles: String,
     env: Vec<(String, String)>,
+    linked: bool,
 }
 
 pub struct TestApp {
@@ -73,11 +87,19 @@ pub struct TestApp {
     author: String,
     approver: String,
     writes: AtomicU32,
+    /// Unmounted before the folder goes, and behind the stores.
+    _disks: Vec<disk::Disk>,
     folder: Folder,
 }
 
 /// A folder that goes when it is dropped.
 struct Folder(PathBuf);
+
+/// Whether this user may mount a file system.
+pub fn may_mount() -> bool {
+    let folder = Folder::new("mount");
+    disk::mount(&folder.0, 1).is_some()
+}
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -85,7 +107,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let started = Instant::now();
     while !holds().await {
-        assert!(started.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(started.elapsed() < *PATIENCE, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -113,7 +135,7 @@ impl Plan {
 
     /// One more process. Without any there is one of all roles.
     pub fn process(mut self, roles: &str) -> Plan {
-        self.processes.push(Process { roles: roles.to_owned(), env: Vec::new() });
+        self.processes.push(Process { roles: roles.to_owned(), env: Vec::new(), linked: false });
         self
     }
 
@@ -121,6 +143,31 @@ impl Plan {
     pub fn with(mut self, name: &str, value: impl ToString) -> Plan {
         let last = self.processes.last_mut().expect("a process before its settings");
         last.env.push((format!("FLOODGATE_{name}"), value.to_string()));
+        self
+    }
+
+    /// The last process reaches its stores, and its shoppers reach it, through proxies.
+    pub fn linked(mut self) -> Plan {
+        self.processes.last_mut().expect("a process before its links").linked = true;
+        self
+    }
+
+    /// Redis has a clock of its own, which [`TestApp::set_clock`] sets.
+    pub fn clock(mut self) -> Plan {
+        self.clock = true;
+        self
+    }
+
+    /// Redis has a disk that fails and is slow when told, see [`TestApp::set_disk`].
+    pub fn bad_disk(mut self) -> Plan {
+        self.bad_disk = true;
+        self
+    }
+
+    /// A store (`redis`, `pg`) has a file system of so many megabytes, which a test fills. Only where
+    /// [`may_mount`].
+    pub fn small_disk(mut self, store: &str, megabytes: u32) -> Plan {
+        self.disks.push((store.to_owned(), megabytes));
         self
     }
 
@@ -157,6 +204,19 @@ impl Plan {
     /// Starts everything and returns when every process is ready.
     pub async fn start(mut self) -> TestApp {
         let folder = Folder::new(&self.name);
+        for (asked, variable, file, library) in [
+            (self.clock, "FLOODGATE_TEST_CLOCK", "clock", clock_redis::shim as fn() -> &'static Path),
+            (self.bad_disk, "FLOODGATE_TEST_DISK", disk::DISK_FILE, disk::shim as fn() -> &'static Path),
+        ] {
+            if asked {
+                let file = folder.0.join(file);
+                std::fs::write(&file, [0; 24]).unwrap();
+                let env = [("LD_PRELOAD", library()), (variable, file.as_path())];
+                self.redis.env = env.map(|(name, path)| (name.to_owned(), path.display().to_string())).into();
+            }
+        }
+        let mount = |(store, megabytes): &(String, u32)| disk::mount(&folder.0.join(store), *megabytes);
+        let disks = self.disks.iter().map(mount).collect::<Option<Vec<_>>>().expect("the right to mount a disk");
         let (mut redis, mut replicas, mut redis_settings) = (None, None, Vec::new());
         match self.replicas {
             Some(count) => {
@@ -200,6 +260,8 @@ impl Plan {
         if self.processes.is_empty() {
             self = self.process("gateway,flusher,worker");
         }
+        let is_linked = |(number, process): (usize, &Process)| process.linked.then_some(number);
+        let linked: Vec<usize> = self.processes.iter().enumerate().filter_map(is_linked).collect();
         let mut app = TestApp {
             gateways: self.processes.into_iter().map(Gateway::new).collect(),
             redis,
@@ -214,8 +276,12 @@ impl Plan {
             author: String::new(),
             approver: String::new(),
             writes: AtomicU32::new(0),
+            _disks: disks,
             folder,
         };
+        for number in linked {
+            app.link(number).await;
+        }
         let migrated = app.command(&["migrate"]);
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         if self.standby {
@@ -247,6 +313,9 @@ impl TestApp {
             postgres_settings: Vec::new(),
             standby: false,
             replicas: None,
+            clock: false,
+            bad_disk: false,
+            disks: Vec::new(),
         }
     }
 
@@ -261,6 +330,13 @@ impl TestApp {
 
     pub fn folder(&self) -> &Path {
         &self.folder.0
+    }
+
+    /// Redis' clock: standing still at a time, or (0) so much ahead of the machine's. With [`Plan::clock`].
+    pub fn set_clock(&self, at: Millis, ahead: Millis) {
+        let bytes = [(at * 1000).to_ne_bytes(), (ahead * 1000).to_ne_bytes()].concat();
+        // In place: the server has the file's page in its memory.
+        File::options().write(true).open(self.folder.0.join("clock")).unwrap().write_all_at(&bytes, 0).unwrap();
     }
 
     /// A command of the binary, run to its end with the app's settings.
@@ -295,6 +371,45 @@ impl TestApp {
         gateway.child = Some(Supervised::spawn("floodgate serve", command, lock, log, libc::SIGKILL).unwrap());
     }
 
+    /// Puts proxies around a process that has not been started.
+    async fn link(&mut self, number: usize) {
+        let postgres: tokio_postgres::Config = self.postgres_url.parse().unwrap();
+        let [tokio_postgres::config::Host::Unix(folder)] = postgres.get_hosts() else { panic!("no socket") };
+        let redis = self.redis.as_ref().expect("a running Redis").socket().to_owned();
+        let links = Links {
+            shoppers: Proxy::tcp(Place::Tcp(self.gateways[number].public.clone())).await,
+            redis: Proxy::tcp(Place::Unix(redis)).await,
+            postgres: Proxy::tcp(Place::Unix(folder.join(".s.PGSQL.5432"))).await,
+        };
+        let database = postgres.get_dbname().unwrap();
+        let urls = [
+            ("FLOODGATE_REDIS_URL", format!("redis://{}", links.redis.address())),
+            ("FLOODGATE_POSTGRES_URL", format!("postgres://floodgate@{}/{database}", links.postgres.address())),
+        ];
+        let gateway = &mut self.gateways[number];
+        gateway.env.extend(urls.map(|(name, url)| (name.to_owned(), url)));
+        gateway.links = Some(links);
+    }
+
+    /// Starts a process again, in order, with a failpoint in it; with none, the failpoint is gone.
+    pub async fn arm(&mut self, number: usize, failpoint: Option<&str>) {
+        const VARIABLE: &str = "FLOODGATE_FAILPOINT";
+        let env = &mut self.gateways[number].env;
+        env.retain(|(name, _)| name != VARIABLE);
+        env.extend(failpoint.map(|failpoint| (VARIABLE.to_owned(), failpoint.to_owned())));
+        self.terminate(number).await;
+        self.restart_unready(number).await;
+    }
+
+    /// Waits until a process has ended by itself.
+    pub async fn died(&mut self, number: usize) {
+        let started = Instant::now();
+        while self.is_running(number) {
+            assert!(started.elapsed() < *PATIENCE, "process {number} lives");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// Waits until a process says that it is ready.
     pub async fn ready(&mut self, number: usize) {
         let started = Instant::now();
@@ -303,7 +418,7 @@ impl TestApp {
             if let Some(status) = child.exited() {
                 panic!("process {number} did not start: {}", child.obituary(status));
             }
-            assert!(started.elapsed() < PATIENCE, "process {number} does not become ready");
+            assert!(started.elapsed() < *PATIENCE, "process {number} does not become ready");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -356,7 +471,7 @@ impl TestApp {
         let Some(mut child) = self.gateways[number].child.take() else { return true };
         child.signal(libc::SIGTERM);
         let started = Instant::now();
-        while started.elapsed() < PATIENCE {
+        while started.elapsed() < *PATIENCE {
             if let Some(status) = child.exited() {
                 return status.success();
             }
@@ -422,5 +537,7 @@ fn binary(env: &[(String, String)]) -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_floodgate"));
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.envs(env.iter().map(|(name, value)| (name, value)));
+    // A bug that this run of the tests must notice.
+    command.envs(std::env::var_os("FLOODGATE_BUG").map(|bug| ("FLOODGATE_BUG", bug)));
     command
 }

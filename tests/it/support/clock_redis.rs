@@ -167,17 +167,20 @@ fn sweep() {
 }
 
 /// The compiled shim, made once a run.
-fn shim() -> &'static Path {
+pub fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/clock_shim.c");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let (library, made) = (folder.join("clock_shim.so"), folder.join(format!("clock_shim.{}", std::process::id())));
-        let output = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&made).arg(&source).output();
-        let output = output.expect("cc is installed");
-        assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
-        // Another run may be using the one that is there.
-        fs::rename(&made, &library).expect("the shim gets its name");
-        library
-    })
+    SHIM.get_or_init(|| compile("clock_shim"))
+}
+
+/// Compiles a C file of this folder into a library.
+pub fn compile(name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/support/{name}.c"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (library, made) = (folder.join(format!("{name}.so")), folder.join(format!("{name}.{}", std::process::id())));
+    let output = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&made).arg(&source).output();
+    let output = output.expect("cc is installed");
+    assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+    // Another run may be using the one that is there.
+    fs::rename(&made, &library).expect("the shim gets its name");
+    library
 }

@@ -6,7 +6,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use floodgate::demo::child::Supervised;
 
 use super::Process;
+use crate::support::proxy::Proxy;
 use crate::support::wire::Client;
+
+/// What stands between a process and its neighbours, with [`super::Plan::linked`].
+pub struct Links {
+    pub shoppers: Proxy,
+    pub redis: Proxy,
+    pub postgres: Proxy,
+}
 
 /// One `floodgate serve`.
 pub struct Gateway {
@@ -15,6 +23,7 @@ pub struct Gateway {
     pub(super) child: Option<Supervised>,
     pub(super) public: String,
     pub(super) internal: String,
+    pub(super) links: Option<Links>,
     /// Clients of both listeners; they keep their connections.
     pub shop: Client,
     pub office: Client,
@@ -26,7 +35,7 @@ impl Gateway {
     pub(super) fn new(process: Process) -> Gateway {
         let (public, internal) = (free_address(), free_address());
         let (shop, office) = (Client::new(&public), Client::new(&internal));
-        Gateway { roles: process.roles, env: process.env, child: None, public, internal, shop, office }
+        Gateway { roles: process.roles, env: process.env, child: None, public, internal, links: None, shop, office }
     }
 
     /// Address of the public listener, as `127.0.0.1:8080`.
@@ -36,6 +45,15 @@ impl Gateway {
 
     pub fn internal_address(&self) -> &str {
         &self.internal
+    }
+
+    /// Where shoppers go: to the link before it, if there is one.
+    pub fn front(&self) -> &str {
+        self.links.as_ref().map_or(&self.public, |links| links.shoppers.address())
+    }
+
+    pub fn links(&self) -> &Links {
+        self.links.as_ref().expect("a process with links")
     }
 
     /// The same for programs that want a URL.

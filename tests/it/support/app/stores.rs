@@ -56,6 +56,17 @@ impl TestApp {
         server.take().expect("a running PostgreSQL").kill_immediate();
     }
 
+    /// Whether it has not ended by itself, as on a disk that is full.
+    pub fn postgres_lives(&mut self) -> bool {
+        let Postgres::Own { server, .. } = &mut self.postgres else { panic!("PostgreSQL is shared") };
+        server.as_mut().is_some_and(|server| server.exited().is_none())
+    }
+
+    /// Where PostgreSQL's data are.
+    pub fn postgres_data(&self) -> PathBuf {
+        self.own_server().data().to_owned()
+    }
+
     pub fn postgres_runs(&self) -> bool {
         !matches!(self.postgres, Postgres::Own { server: None, .. })
     }

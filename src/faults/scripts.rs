@@ -1,0 +1,48 @@
+//! Bugs in the scripts: a line that is there becomes one that somebody could have written instead.
+
+use super::Bug;
+use super::on::asked_for;
+
+/// A bug, the text that it replaces, which stands in one script or piece alone, and what stands there instead.
+const PATCHES: &[(Bug, &str, &str)] = &[
+    (Bug::ReplayNotChecked, "if sub(held, p + 13, p + 20) == key then", "if false then"),
+    (
+        Bug::ReplayAfterRefusal,
+        "if held then outcome = replay_of(",
+        "if held and not refusal then outcome = replay_of(",
+    ),
+    (Bug::LimitOffByOne, "if #held >= per_user then", "if #held > per_user then"),
+    (Bug::DailyLimitOffByOne, "if n >= per_day then", "if n > per_day then"),
+    (Bug::QuotaNotCounted, "quota_begin(quotas[1], user)", ""),
+    (Bug::StockOffByOne, "if not outcome and nxt > last then", "if not outcome and nxt > last + 1 then"),
+    (Bug::DeadlineIgnored, "if now >= tonumber(ARGV[3]) then return { 0, 'deadline', now } end", ""),
+    (Bug::IdentityNotChecked, "if ARGV[1] ~= replid or not string.find(info, 'master_replid:' .. ARGV[1], 1, true) then return 'replid' end", ""),
+    (Bug::ClockMayGoBack, "if now < latest - 1000 then return nil end", ""),
+    (Bug::BacklogIgnored, "if not outcome and full then outcome = OVERLOADED end", ""),
+    (Bug::ReceiptsNotReapplied, "receipts[user] = receipts[user] .. receipt", ""),
+    (Bug::CursorNotReapplied, "  nxt = serial + 1\n  return true", "  return true"),
+    (Bug::TombstoneReadAsNew, "elseif t[1] == '9' then", "elseif t[1] == 'freed' then"),
+];
+
+/// A script's source, with the bug that was asked for, if it is one of this script.
+pub fn patched(source: String) -> String {
+    let patch = PATCHES.iter().find(|(bug, ..)| Some(*bug) == asked_for());
+    patch.map_or_else(|| source.clone(), |(_, right, wrong)| source.replace(right, wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A script that is rewritten takes its bugs along, or this says which of them no longer finds its line.
+    #[test]
+    fn every_patch_finds_its_line_once() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("lua");
+        let files = ["claim_batch.lua", "cell_reapply.lua", "lib/identity.lua", "lib/clock.lua", "lib/quota.lua"];
+        let texts = files.map(|file| std::fs::read_to_string(folder.join(file)).unwrap());
+        for (bug, right, _) in PATCHES {
+            let found: usize = texts.iter().map(|text| text.matches(right).count()).sum();
+            assert_eq!(found, 1, "{bug:?}: {right}");
+        }
+    }
+}
