@@ -24,8 +24,9 @@ pub fn point(here: Point) {
     });
     let Some(armed) = &*ARMED else { return };
     if armed.point == here && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-        // SAFETY: kill takes plain numbers. The signal is delivered before the call returns.
-        unsafe { libc::kill(libc::getpid(), armed.signal) };
+        // To this very thread: a process' signal may reach another one first, while this one goes on.
+        // SAFETY: raise takes a plain number, and returns when the signal was delivered.
+        unsafe { libc::raise(armed.signal) };
     }
 }
 

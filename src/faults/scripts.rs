@@ -26,8 +26,10 @@ const PATCHES: &[(Bug, &str, &str)] = &[
 
 /// A script's source, with the bug that was asked for, if it is one of this script.
 pub fn patched(source: String) -> String {
-    let patch = PATCHES.iter().find(|(bug, ..)| Some(*bug) == asked_for());
-    patch.map_or_else(|| source.clone(), |(_, right, wrong)| source.replace(right, wrong))
+    match PATCHES.iter().find(|(bug, ..)| Some(*bug) == asked_for()) {
+        Some((_, right, wrong)) => source.replace(right, wrong),
+        None => source,
+    }
 }
 
 #[cfg(test)]
