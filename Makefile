@@ -2,7 +2,7 @@
 #
 #   make run    everything in one: installs what is missing, builds, puts a template on sale
 #   make test   installs what the tests need, and runs them all
-#   make test-faults  one fault a round under load, a minute; FAULTS=full: five rounds of each; FAULT="killed before": those
+#   make test-faults  one fault a round under load, a minute; FAULTS=full: three larger rounds of each; FAULT="killed before": those
 #   make test-bites  each seeded bug, and the test that notices it
 #   make load-check  runs each wrk and k6 script of loadtest/ for a short time; installs wrk, and k6 under target/
 #   make contract  every call of both listeners against the OpenAPI document, a minute; installs schemathesis under target/

@@ -21,7 +21,7 @@ async fn postgresql_is_away_or_busy() {
 
 async fn away(scene: &mut Scene<'_>) {
     scene.app.kill_postgres();
-    scene.lasts(if is_full() { 20_000 } else { 1_000 }).await;
+    scene.lasts(if is_full() { 60_000 } else { 1_000 }).await;
     scene.app.start_postgres().await;
 }
 
