@@ -350,7 +350,7 @@ impl TestApp {
     /// One more process, with settings of its own, which is not started yet: its number.
     pub fn add(&mut self, roles: &str, settings: &[(&str, String)]) -> usize {
         let env = settings.iter().map(|(name, value)| (format!("FLOODGATE_{name}"), value.clone())).collect();
-        self.gateways.push(Gateway::new(Process { roles: roles.to_owned(), env }));
+        self.gateways.push(Gateway::new(Process { roles: roles.to_owned(), env, linked: false }));
         self.gateways.len() - 1
     }
 
