@@ -71,7 +71,7 @@ pub async fn measure(
 async fn one(scale: &Scale, folder: &Path, fsync: Fsync, compare: bool) -> Result<Round, String> {
     let folder = folder.join("redis");
     place::remove_folder(&folder)?;
-    let mut server = RedisServer::start(&folder, &RedisOptions { fsync, extra: Vec::new() }).await?;
+    let mut server = RedisServer::start(&folder, &RedisOptions { fsync, ..Default::default() }).await?;
     let config = settings(&[("POSTGRES_URL", &scale.server.url()), ("REDIS_URL", &server.url())])?;
     let users = migrate::check(&Pg::new(&config.postgres)?, &config).await?;
     let app = App::new(config, users)?;
