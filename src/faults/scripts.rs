@@ -6,21 +6,21 @@ use super::on::asked_for;
 /// A bug, the text that it replaces, which stands in one script or piece alone, and what stands there instead.
 const PATCHES: &[(Bug, &str, &str)] = &[
     (Bug::ReplayNotChecked, "if sub(held, p + 13, p + 20) == key then", "if false then"),
-    (
-        Bug::ReplayAfterRefusal,
-        "if held then outcome = replay_of(",
-        "if held and not refusal then outcome = replay_of(",
-    ),
+    (Bug::ReplayAfterRefusal, "if held then outcome = replay_of(", "if held and not refusal then outcome = replay_of("),
     (Bug::LimitOffByOne, "if #held >= per_user then", "if #held > per_user then"),
     (Bug::DailyLimitOffByOne, "if n >= per_day then", "if n > per_day then"),
-    (Bug::QuotaNotCounted, "quota_begin(quotas[1], user)", ""),
+    (Bug::QuotaNotCounted, "redis.call('HSET', q.cur, unpack(pairs_))", ""),
     (Bug::StockOffByOne, "if not outcome and nxt > last then", "if not outcome and nxt > last + 1 then"),
     (Bug::DeadlineIgnored, "if now >= tonumber(ARGV[3]) then return { 0, 'deadline', now } end", ""),
-    (Bug::IdentityNotChecked, "if ARGV[1] ~= replid or not string.find(info, 'master_replid:' .. ARGV[1], 1, true) then return 'replid' end", ""),
+    (
+        Bug::IdentityNotChecked,
+        "if ARGV[1] ~= replid or not string.find(info, 'master_replid:' .. ARGV[1], 1, true) then return 'replid' end",
+        "",
+    ),
     (Bug::ClockMayGoBack, "if now < latest - 1000 then return nil end", ""),
     (Bug::BacklogIgnored, "if not outcome and full then outcome = OVERLOADED end", ""),
-    (Bug::ReceiptsNotReapplied, "receipts[user] = receipts[user] .. receipt", ""),
-    (Bug::CursorNotReapplied, "  nxt = serial + 1\n  return true", "  return true"),
+    (Bug::ReceiptsNotReapplied, "call('HSET', KEYS[3], unpack(ARGV, given + 1, given + 2 * users))", ""),
+    (Bug::CursorNotReapplied, "if final >= nxt then nxt = final + 1 end", ""),
     (Bug::TombstoneReadAsNew, "elseif t[1] == '9' then", "elseif t[1] == 'freed' then"),
 ];
 

@@ -70,18 +70,15 @@ impl Master {
         })
     }
 
-    /// A new connection to the master, and the turn that it belongs to.
-    pub async fn connect(&self, answers_within: Duration) -> Result<(MultiplexedConnection, u64), Fault> {
+    /// What makes connections to the master of now, and the turn that they belong to.
+    pub async fn manager(&self, answers_within: Duration) -> Result<(deadpool_redis::Manager, u64), Fault> {
         let (info, turn) = self.locate().await?;
-        let client = Client::open(info).map_err(Fault::connect)?;
-        let config = self.patience(answers_within);
-        let mut connection =
-            client.get_multiplexed_async_connection_with_config(&config).await.map_err(Fault::connect)?;
-        self.check(&mut connection).await?;
-        Ok((connection, turn))
+        let manager = deadpool_redis::Manager::new_with_config(info, self.patience(answers_within));
+        Ok((manager.map_err(Fault::connect)?, turn))
     }
 
-    /// The same, for a caller who shares it with nobody and bounds the time of answers.
+    /// A new connection to the master for a caller who shares it with nobody and bounds the time of answers, and
+    /// the turn that it belongs to.
     pub async fn wire(&self) -> Result<(Wire, u64), Fault> {
         let (info, turn) = self.locate().await?;
         let connected = tokio::time::timeout(self.connect_timeout, Wire::connect(&info)).await;
@@ -98,8 +95,8 @@ impl Master {
         Ok((self.info.clone().set_addr(ConnectionAddr::Tcp(host, port)), turn))
     }
 
-    /// What is named may not have been promoted yet.
-    async fn check(&self, connection: &mut impl Connection) -> Result<(), Fault> {
+    /// Whether a new connection leads to a master: what is named may not have been promoted yet.
+    pub(super) async fn check(&self, connection: &mut impl Connection) -> Result<(), Fault> {
         if self.sentinels.is_empty() {
             return Ok(());
         }

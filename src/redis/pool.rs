@@ -1,4 +1,7 @@
 //! Connections to the master that are lent for one call.
+//!
+//! The library's own manager makes and checks them; this one finds the master before, and lends no connection
+//! that leads to a master of before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,7 @@ pub struct Keeper {
 /// A connection, and the master's turn in which it was made.
 pub struct Kept {
     pub connection: MultiplexedConnection,
+    manager: deadpool_redis::Manager,
     turn: u64,
 }
 
@@ -31,16 +35,18 @@ impl Manager for Keeper {
     type Error = Fault;
 
     async fn create(&self) -> Result<Kept, Fault> {
-        let (connection, turn) = self.master.connect(self.answers_within).await?;
-        Ok(Kept { connection, turn })
+        let (manager, turn) = self.master.manager(self.answers_within).await?;
+        let mut connection = manager.create().await.map_err(Fault::connect)?;
+        self.master.check(&mut connection).await?;
+        Ok(Kept { connection, manager, turn })
     }
 
     /// A connection that leads to a master of before, or nowhere, is not lent again.
-    async fn recycle(&self, kept: &mut Kept, _: &Metrics) -> RecycleResult<Fault> {
+    async fn recycle(&self, kept: &mut Kept, metrics: &Metrics) -> RecycleResult<Fault> {
         if kept.turn != self.master.turn() {
             return Err(RecycleError::message("there is another master"));
         }
-        let pong = redis::cmd("PING").query_async::<String>(&mut kept.connection).await;
-        pong.map(drop).map_err(|error| RecycleError::Backend(Fault::of(&error)))
+        let answered = kept.manager.recycle(&mut kept.connection, metrics).await;
+        answered.map_err(|error| RecycleError::Backend(Fault::connect(error)))
     }
 }
