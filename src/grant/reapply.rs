@@ -61,7 +61,7 @@ async fn one<A: Archive, L: CellLink>(
     // Without rows it only tells the cursor.
     let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
     progress.passed_over(cursor.saturating_sub(1));
-    let (archive, link) = (&*opening.archive, &mut *opening.link);
+    let (archive, link) = (opening.archive, &mut *opening.link);
     let read = |first| archive.grants_from(template, first, limits::REAPPLY_READ_ROWS_MAX);
     let (mut grants, mut count) = (read(cursor).await?, 0);
     while let Some(behind) = grants.last().map(|grant| grant.receipt.serial + 1) {

@@ -41,7 +41,10 @@ fn code(n: u64) -> String {
 
 #[tokio::test]
 async fn made_up_names_reach_no_database() {
-    let plan = TestApp::plan("reads-made-up").postgres("shared_preload_libraries", "pg_stat_statements");
+    // The worker that compares the stores reads a piece of them now and then.
+    let plan = TestApp::plan("reads-made-up")
+        .set("WORKER_RECONCILE_PAUSE_S", 0)
+        .postgres("shared_preload_libraries", "pg_stat_statements");
     let app = plan.postgres("pg_stat_statements.track", "all").start().await;
     let id = app.publish(coupons(10)).await;
     let real = app.claim(id, "u-1", "k", &[]).await.json["coupon"]["code"].as_str().unwrap().to_owned();

@@ -207,17 +207,27 @@ impl Sky {
                     continue;
                 }
                 Weather::HalfOpen => continue,
-                Weather::CutAnswersAfter(left) if way == Way::Answers => {
-                    if self.counts(weather, Weather::CutAnswersAfter(left.saturating_sub(length)), length < left) {
-                        let _ = to.write_all(&bytes[..left]).await;
-                        return None;
-                    }
+                Weather::CutAnswersAfter(left)
+                    if way == Way::Answers
+                        && self.counts(
+                            weather,
+                            Weather::CutAnswersAfter(left.saturating_sub(length)),
+                            length < left,
+                        ) =>
+                {
+                    let _ = to.write_all(&bytes[..left]).await;
+                    return None;
                 }
-                Weather::CutRequestsAfter(left) if way == Way::Requests => {
-                    if self.counts(weather, Weather::CutRequestsAfter(left.saturating_sub(length)), length < left) {
-                        let _ = to.write_all(&bytes[..left]).await;
-                        return None;
-                    }
+                Weather::CutRequestsAfter(left)
+                    if way == Way::Requests
+                        && self.counts(
+                            weather,
+                            Weather::CutRequestsAfter(left.saturating_sub(length)),
+                            length < left,
+                        ) =>
+                {
+                    let _ = to.write_all(&bytes[..left]).await;
+                    return None;
                 }
                 Weather::CutBehind(word) | Weather::CutBefore(word) | Weather::CutAndLate(word, _)
                     if way == Way::Requests && holds(bytes, word) && self.turn(weather, Weather::Clear) =>
