@@ -100,7 +100,6 @@ named! {
         DivergedIsOpened = "diverged_is_opened",
         EpochNotRaised = "epoch_not_raised",
         FinalNotRecorded = "final_not_recorded",
-        EndReadBeforeFence = "end_read_before_fence",
     }
 }
 

@@ -112,7 +112,7 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
         faults::point(Point::OpenBeforeClose);
         let identity = self.close(&meta).await?;
         faults::point(Point::OpenAfterClose);
-        let final_id = self.record_final(&identity, meta.last).await?;
+        let final_id = self.record_final(&identity).await?;
         let started = Instant::now();
         let now = || meta.now + started.elapsed().as_millis() as i64;
         let mut progress = Progress::new(self.progress, in_all);
@@ -141,17 +141,16 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
     }
 
     /// Step 3: with grants stopped, the end of the history so far.
-    async fn record_final(&mut self, identity: &Identity, before: EntryId) -> Result<EntryId, OpenFault> {
+    async fn record_final(&mut self, identity: &Identity) -> Result<EntryId, OpenFault> {
         // The last id is read again: entries may have come in before the cell was closed.
         let meta = self.link.meta().await?;
         if meta.live_replid != *identity.replid || meta.epoch != identity.epoch {
             return Err(OpenFault::NotYet("this Redis changed its role while it was being opened".into()));
         }
-        let last = if faults::bug(Bug::EndReadBeforeFence) { before } else { meta.last };
         if faults::bug(Bug::FinalNotRecorded) {
-            return Ok(last);
+            return Ok(meta.last);
         }
-        let recorded = self.archive.record_final(identity.epoch, last).await?;
+        let recorded = self.archive.record_final(identity.epoch, meta.last).await?;
         recorded.ok_or(OpenFault::Overtaken)
     }
 }

@@ -3,7 +3,7 @@
 //! The tests run as they are, in processes of their own, without a bug and with each of them. In the
 //! quick form those that need no PostgreSQL; `BITES=all` (`make test-bites`) all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,9 +17,9 @@ const PATIENCE: &str = "10";
 /// Tests at once: they wait more than they compute.
 const AT_ONCE: usize = 4;
 
-/// The cheapest test that must fail with a bug, and where it plays several faults, which.
-fn catcher(bug: Bug) -> (&'static str, &'static str) {
-    let test = match bug {
+/// The cheapest test that must fail with a bug.
+fn catcher(bug: Bug) -> &'static str {
+    match bug {
         Bug::ReplayNotChecked | Bug::StockOffByOne => "table::stock_sells_to_the_last_unit_and_a_key_is_answered_again",
         Bug::ReplayAfterRefusal => "table::a_paused_template_goes_on_and_a_stopped_one_still_answers_its_keys",
         Bug::LimitOffByOne | Bug::DailyLimitOffByOne => "table::users_have_a_limit_for_all_and_one_for_the_day",
@@ -47,15 +47,13 @@ fn catcher(bug: Bug) -> (&'static str, &'static str) {
         Bug::EmptyIsNew => "grant::an_empty_redis_is_refused_until_it_is_recovered",
         Bug::DivergedIsOpened => "grant::a_diverged_redis_is_refused_and_what_it_alone_knew_is_kept",
         Bug::EpochNotRaised | Bug::FinalNotRecorded => "grant::a_new_cell_opens_and_every_grant_is_stored_once",
-        Bug::EndReadBeforeFence => return ("faults::flusher::two_flushers", "frozen between its look"),
-    };
-    (test, "")
+    }
 }
 
 /// Runs tests by their whole names, with a bug or without. What they printed, and those that failed.
-fn run<'a>(tests: &[&'a str], fault: &str, bug: Option<Bug>) -> (String, Vec<&'a str>) {
+fn run<'a>(tests: &[&'a str], bug: Option<Bug>) -> (String, Vec<&'a str>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.arg("--exact").args(tests).env("PATIENCE", PATIENCE).env("FAULT", fault).env_remove("FAULTS");
+    command.arg("--exact").args(tests).env("PATIENCE", PATIENCE).env_remove("FAULTS");
     command.envs(bug.map(|bug| ("FLOODGATE_BUG", bug.word())));
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -76,22 +74,18 @@ fn is_slow(test: &str) -> bool {
 #[test]
 fn every_bug_is_noticed() {
     let all = std::env::var("BITES").is_ok_and(|value| value == "all");
-    let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|bug| all || !is_slow(catcher(*bug).0)).collect();
-    // The tests that play the same faults in one process, without a bug; then each bug.
-    let mut sound: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (test, fault) in bugs.iter().map(|bug| catcher(*bug)) {
-        sound.entry(fault).or_default().insert(test);
-    }
-    let mut runs: Vec<(Vec<&str>, &str, Option<Bug>)> =
-        sound.into_iter().map(|(fault, tests)| (tests.into_iter().collect(), fault, None)).collect();
-    runs.extend(bugs.iter().map(|bug| (vec![catcher(*bug).0], catcher(*bug).1, Some(*bug))));
+    let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|bug| all || !is_slow(catcher(*bug))).collect();
+    // All of the tests without a bug; then each bug.
+    let sound: BTreeSet<&str> = bugs.iter().map(|bug| catcher(*bug)).collect();
+    let mut runs: Vec<(Vec<&str>, Option<Bug>)> = vec![(sound.into_iter().collect(), None)];
+    runs.extend(bugs.iter().map(|bug| (vec![catcher(*bug)], Some(*bug))));
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some((tests, fault, bug)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((tests, bug)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begun = Instant::now();
-                    let (said, failed) = run(tests, fault, *bug);
+                    let (said, failed) = run(tests, *bug);
                     let took = begun.elapsed().as_secs_f64();
                     let mut wrong = wrong.lock().unwrap();
                     match (bug, failed.is_empty()) {

@@ -108,12 +108,18 @@ impl TestApp {
         assert_eq!(done.status, 200, "{done:?}");
     }
 
-    /// A merge patch under the present revision.
+    /// A merge patch under the present revision. A worker that notes the end of a template meanwhile
+    /// raises it: then it is read again.
     pub async fn patch(&self, id: i64, patch: Value) -> Answer {
         let path = format!("/v1/admin/templates/{id}");
-        let read = self.call(&self.author, "GET", &path, &[], Value::Null).await;
-        let revision = read.json["revision"].to_string();
-        self.call(&self.author, "PATCH", &path, &[("if-match", &revision)], patch).await
+        loop {
+            let read = self.call(&self.author, "GET", &path, &[], Value::Null).await;
+            let revision = read.json["revision"].to_string();
+            let patched = self.call(&self.author, "PATCH", &path, &[("if-match", &revision)], patch.clone()).await;
+            if patched.status != 412 {
+                return patched;
+            }
+        }
     }
 
     /// Blocks a user, an address or a device, and returns the entry's path, which DELETE lifts.
