@@ -33,13 +33,15 @@ impl Stand {
         let folder = settings.folder.clone();
         place::remove_folder(&folder)?;
         std::fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+        // pgbench has a connection for each client.
+        let connections = (settings.connections + 100).to_string();
         // As deploy/postgresql.conf has it, for a machine that is shared with everybody else in the bench.
         let extra = [
             ("shared_buffers", "512MB"),
             ("max_wal_size", "8GB"),
             ("checkpoint_timeout", "15min"),
             ("wal_compression", "on"),
-            ("max_connections", "200"),
+            ("max_connections", connections.as_str()),
         ];
         let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let postgres = PostgresServer::start(&folder.join("pg"), &PostgresOptions { fsync: true, extra }).await?;
