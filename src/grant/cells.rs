@@ -22,6 +22,16 @@ pub struct CellRow {
     pub opened: bool,
 }
 
+/// What came of asking for a new epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    To(Epoch),
+    /// Another session has the cell's advisory lock: this one had it and lost it, though its connection lives.
+    NotMine,
+    /// All 65,535 are used up.
+    Exhausted,
+}
+
 /// The cell as PostgreSQL types it.
 pub fn cell_i16(cell: CellId) -> i16 {
     cell.0 as i16
@@ -54,10 +64,15 @@ pub async fn diverged(client: &Client, cell: CellId, id: EntryId) -> Result<Opti
     Ok(row.map(|row| (epoch(&row, 0), entry(&row, 1))))
 }
 
-/// A new epoch, above PostgreSQL's and Redis'. `None`: all 65,535 are used up.
-pub async fn raise_epoch(client: &Client, cell: CellId, redis: Epoch) -> Result<Option<Epoch>, PgFault> {
+/// A new epoch, above PostgreSQL's and Redis', for whoever has the cell's advisory lock.
+pub async fn raise_epoch(client: &Client, cell: CellId, redis: Epoch) -> Result<Raised, PgFault> {
     let sql = include_str!("../sql/grant/raise_epoch.sql");
-    Ok(client.query_opt(sql, &[&cell_i16(cell), &i32::from(redis)]).await?.map(|row| epoch(&row, 0)))
+    let row = client.query_one(sql, &[&cell_i16(cell), &i32::from(redis)]).await?;
+    Ok(match (row.get::<_, bool>(0), row.get::<_, Option<i32>>(1)) {
+        (false, _) => Raised::NotMine,
+        (true, None) => Raised::Exhausted,
+        (true, Some(epoch)) => Raised::To(epoch as Epoch),
+    })
 }
 
 /// Records where the history before `mine` ended. `None`: `mine` is no longer the cell's epoch.

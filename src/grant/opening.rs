@@ -9,6 +9,7 @@ use std::fmt;
 
 use tokio::time::Instant;
 
+use super::cells::Raised;
 use super::progress::Progress;
 use super::reapply;
 use super::stores::{Archive, CellLink};
@@ -49,7 +50,7 @@ pub enum OpenFault {
     NotYet(String),
     /// It holds the cell of another installation.
     Foreign,
-    /// Another opener has taken a higher epoch.
+    /// Another opener has taken a higher epoch, or the cell's lock.
     Overtaken,
     /// All epochs are used up.
     Exhausted,
@@ -128,10 +129,14 @@ impl<A: Archive, L: CellLink> Opening<'_, A, L> {
     /// Step 2: a new epoch, in PostgreSQL and then in Redis. Grants stop here.
     pub(super) async fn close(&mut self, meta: &CellMeta) -> Result<Identity, OpenFault> {
         let raised = match faults::bug(Bug::EpochNotRaised) {
-            true => Some(meta.epoch.max(1)),
+            true => Raised::To(meta.epoch.max(1)),
             false => self.archive.raise_epoch(meta.epoch).await?,
         };
-        let epoch = raised.ok_or(OpenFault::Exhausted)?;
+        let epoch = match raised {
+            Raised::To(epoch) => epoch,
+            Raised::Exhausted => return Err(OpenFault::Exhausted),
+            Raised::NotMine => return Err(OpenFault::Overtaken),
+        };
         if epoch > Epoch::MAX - EPOCHS_LEFT_WARN {
             tracing::error!(cell = self.cell.0, epoch, "the cell has few of its 65,535 epochs left");
         }

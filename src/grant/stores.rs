@@ -7,7 +7,7 @@
 pub mod postgres;
 pub mod redis;
 
-use super::cells::CellRow;
+use super::cells::{CellRow, Raised};
 use super::entry::{BadEntry, Grant};
 use super::queue::Read;
 use super::rows::Row;
@@ -137,8 +137,8 @@ pub trait Archive: Send + Sync {
     /// An opening that found a history which ended before `id`: its epoch, and where that ended.
     fn diverged(&self, id: EntryId) -> impl Future<Output = Result<Option<(Epoch, EntryId)>, PgFault>> + Send;
 
-    /// A new epoch, above PostgreSQL's and Redis'. `None`: all are used up.
-    fn raise_epoch(&self, redis: Epoch) -> impl Future<Output = Result<Option<Epoch>, PgFault>> + Send;
+    /// A new epoch, above PostgreSQL's and Redis', if the cell's advisory lock is held still, or free.
+    fn raise_epoch(&self, redis: Epoch) -> impl Future<Output = Result<Raised, PgFault>> + Send;
 
     /// Records where the history before `mine` ended. `None`: `mine` is no longer the cell's epoch.
     fn record_final(

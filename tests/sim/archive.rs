@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use floodgate::catalog::publish::TemplateRow;
 use floodgate::domain::ids::{EntryId, Epoch, Serial, TemplateId};
-use floodgate::grant::cells::{CellRow, Position};
+use floodgate::grant::cells::{CellRow, Position, Raised};
 use floodgate::grant::entry::{BadEntry, Grant};
 use floodgate::grant::rows::Row;
 use floodgate::grant::stores::{Archive, StoredGrant};
@@ -124,8 +124,8 @@ impl Archive for SimArchive {
         self.ask(move |state, _| Ok(state.postgres.diverged(id))).await
     }
 
-    async fn raise_epoch(&self, redis: Epoch) -> Result<Option<Epoch>, PgFault> {
-        self.on_row(move |db, _| Ok(db.raise_epoch(redis))).await
+    async fn raise_epoch(&self, redis: Epoch) -> Result<Raised, PgFault> {
+        self.on_row(move |db, session| Ok(db.raise_epoch(session, redis))).await
     }
 
     async fn record_final(&self, mine: Epoch, redis_last: EntryId) -> Result<Option<EntryId>, PgFault> {

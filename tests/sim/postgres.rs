@@ -10,6 +10,7 @@ use floodgate::catalog::publish::TemplateRow;
 use floodgate::claim::engine::Held;
 use floodgate::domain::ids::{EntryId, Epoch, Serial, TemplateId};
 use floodgate::domain::window::{Day, Millis};
+use floodgate::grant::cells::Raised;
 use floodgate::grant::stores::Quotas;
 use floodgate::pg::{PgFault, PgKind};
 
@@ -138,9 +139,13 @@ impl Database {
         self.templates.get(&template).and_then(|row| row.ranges.last()).map_or(0, |range| range.1)
     }
 
-    pub fn raise_epoch(&mut self, redis: Epoch) -> Option<Epoch> {
-        self.epoch = self.epoch.max(redis).checked_add(1)?;
-        Some(self.epoch)
+    pub fn raise_epoch(&mut self, session: u64, redis: Epoch) -> Raised {
+        if !self.try_lock(session) {
+            return Raised::NotMine;
+        }
+        let Some(epoch) = self.epoch.max(redis).checked_add(1) else { return Raised::Exhausted };
+        self.epoch = epoch;
+        Raised::To(epoch)
     }
 
     pub fn record_final(&mut self, mine: Epoch, redis_last: EntryId) -> Option<EntryId> {

@@ -14,7 +14,7 @@ use crate::catalog::publish::{TemplateRow, load_page};
 use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::template::Definition;
 use crate::grant::aside::SetAside;
-use crate::grant::cells::{self, CellRow, cell_i16};
+use crate::grant::cells::{self, CellRow, Raised, cell_i16};
 use crate::grant::entry::{BadEntry, Grant};
 use crate::grant::rows::{self, Row as GrantRow};
 use crate::grant::stored;
@@ -147,7 +147,7 @@ impl Archive for PgArchive {
         cells::diverged(&self.client, self.cell, id).await
     }
 
-    async fn raise_epoch(&self, redis: Epoch) -> Result<Option<Epoch>, PgFault> {
+    async fn raise_epoch(&self, redis: Epoch) -> Result<Raised, PgFault> {
         cells::raise_epoch(&self.client, self.cell, redis).await
     }
 
