@@ -65,12 +65,9 @@ const _: () = assert!(RECONCILE_PAGE_ROWS < 7_999 && 5 * MEND_ROWS_MAX < 7_999);
 /// Marks of templates that one call of the trim script may clear: Lua's `unpack` takes 7,999.
 pub const TRIM_MARKS_MAX: usize = 4_000;
 
-/// Rows in one call of the reapply script, which writes two values for each: Lua's `unpack` takes 7,999.
-pub const REAPPLY_ROWS_MAX: usize = 3_000;
-
-/// Rows that are read at once to be given back, while those of the read before are: 2 MB, in three calls.
-pub const REAPPLY_READ_ROWS_MAX: usize = 9_000;
-const _: () = assert!(2 * REAPPLY_ROWS_MAX < 8_000 && REAPPLY_ROWS_MAX <= REAPPLY_READ_ROWS_MAX);
+/// Rows that are read at once and given back at once, while the next are read: 1 MB of arguments, for which Redis
+/// takes some 10 ms.
+pub const REAPPLY_ROWS_MAX: usize = 8_000;
 
 /// Grants that a quota can count: each costs 4 bytes in the key's field.
 pub const QUOTA_LIMIT_MAX: u32 = 1_000;

@@ -19,7 +19,6 @@ const PATCHES: &[(Bug, &str, &str)] = &[
     ),
     (Bug::ClockMayGoBack, "if now < latest - 1000 then return nil end", ""),
     (Bug::BacklogIgnored, "if not outcome and full then outcome = OVERLOADED end", ""),
-    (Bug::ReceiptsNotReapplied, "call('HSET', KEYS[3], unpack(ARGV, given + 1, given + 2 * users))", ""),
     (Bug::CursorNotReapplied, "if final >= nxt then nxt = final + 1 end", ""),
     (Bug::TombstoneReadAsNew, "elseif t[1] == '9' then", "elseif t[1] == 'freed' then"),
 ];

@@ -62,7 +62,7 @@ async fn one<A: Archive, L: CellLink>(
     let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
     progress.passed_over(cursor.saturating_sub(1));
     let (archive, link) = (opening.archive, &mut *opening.link);
-    let read = |first| archive.grants_from(template, first, limits::REAPPLY_READ_ROWS_MAX);
+    let read = |first| archive.grants_from(template, first, limits::REAPPLY_ROWS_MAX);
     let (mut grants, mut count) = (read(cursor).await?, 0);
     while let Some(behind) = grants.last().map(|grant| grant.receipt.serial + 1) {
         grants.retain(in_stock);

@@ -105,16 +105,9 @@ impl Link {
         call_on(&mut self.wire, call).await
     }
 
-    /// Calls of one script in one go: Redis never waits for the next. The first error reply is the error,
-    /// though calls behind it may have been executed.
-    pub async fn call_all(&mut self, calls: &[Call]) -> Result<Vec<Value>, Fault> {
-        let Some(first) = calls.first() else { return Ok(Vec::new()) };
-        let commands: Vec<&Cmd> = calls.iter().map(|call| &call.cmd).collect();
-        self.send_all(first.script, &commands).await
-    }
-
-    /// Commands in one go, of which those that call a script call this one.
-    async fn send_all(&mut self, script: Script, commands: &[&Cmd]) -> Result<Vec<Value>, Fault> {
+    /// Commands in one go, of which those that call a script call this one. The first error reply is the error,
+    /// though commands behind it may have been executed; an error within an EXEC's answer stands in it.
+    pub async fn send_all(&mut self, script: Script, commands: &[&Cmd]) -> Result<Vec<Value>, Fault> {
         let answers = match self.wire.send_all(commands).await {
             Err(error) if Fault::is_noscript(&error) => {
                 load(&mut self.wire, script).await?;
@@ -202,6 +195,11 @@ impl Call {
             cmd.arg(key);
         }
         Call { script, cmd }
+    }
+
+    /// As a command among others.
+    pub fn command(&self) -> &Cmd {
+        &self.cmd
     }
 
     pub fn arg(&mut self, value: impl redis::ToRedisArgs) -> &mut Self {

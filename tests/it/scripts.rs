@@ -8,10 +8,10 @@ use floodgate::domain::ids::{EntryId, TemplateId};
 use floodgate::domain::outcome::ClaimOutcome;
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
-use floodgate::grant::given::Given;
+use floodgate::grant::given::{Given, Look};
 use floodgate::grant::stores::StoredGrant;
 use floodgate::limits::{BATCH_CLAIMS_MAX, REAPPLY_ROWS_MAX};
-use floodgate::redis::cell::{Receipt, int};
+use floodgate::redis::cell::Receipt;
 use floodgate::redis::client::Call;
 use floodgate::redis::keys::CellKeys;
 use floodgate::redis::scripts::Script;
@@ -234,16 +234,39 @@ fn a_chunk_behind_the_cursor_is_passed_over_and_a_users_rows_are_put_together() 
         device: None,
     };
     let grants: Vec<StoredGrant> = (1..=5).map(grant).collect();
-    let cursor = |stage: &RedisStage<'_>, grants: &[StoredGrant], follows| {
-        int(&stage.run(&given.call(grants, follows)).expect("the cell is closed by this epoch")[0]).expect("a cursor")
+    let cursor = |stage: &RedisStage<'_>, grants: &[StoredGrant]| {
+        stage.wait(given.give(&mut stage.link(), grants)).expect("the cell is closed by this epoch")
     };
-    assert_eq!(cursor(&stage, &grants[2..], Some(3)), 1, "the chunk that it follows on was not taken");
-    assert_eq!(cursor(&stage, &grants[..3], None), 4);
-    assert_eq!(cursor(&stage, &grants[1..], None), 4, "it begins behind the cursor");
-    assert_eq!(cursor(&stage, &grants[3..], Some(4)), 6);
+    assert_eq!(cursor(&stage, &grants[..3]), 4);
+    assert_eq!(cursor(&stage, &grants[1..]), 4, "it begins before the cursor");
+    // Receipts whose cursor did not come along are not written twice.
+    let receipts = keys.template(id).receipts().to_owned();
+    let more: Vec<u8> = grants.iter().flat_map(|grant| grant.receipt.pack()).collect();
+    stage.plain(redis::cmd("HSET").arg(&receipts).arg("user-7").arg(more));
+    assert_eq!(cursor(&stage, &grants[3..]), 6);
     stage.open(2, RULES);
     let held = stage.holding(id, UserRef::from_store("user-7").as_ref()).receipts;
     assert_eq!(held, grants.iter().map(|grant| grant.receipt).collect::<Vec<_>>());
+}
+
+/// Whoever closes the cell anew while rows are on their way makes them worth nothing.
+#[test]
+fn rows_of_an_opener_that_was_overtaken_are_not_written() {
+    let server = clock_redis::shared();
+    let mut stage = cell(&server, 1, RULES);
+    let id = TemplateId(1);
+    stage.close(2);
+    let (identity, keys) = (stage.identity(), stage.keys());
+    let given =
+        Given { keys: &keys, identity: &identity, template: id, day: DAY, quotas: [(0, 1); 3], counted_since: None };
+    let grants = [StoredGrant { user: Some("user-7".into()), receipt: row(1, NOON).receipt, ip: None, device: None }];
+    let mut link = stage.link();
+    let Ok(Look::Free(write)) = stage.wait(given.look(&mut link, &grants)) else { panic!("the cursor stands at 1") };
+    stage.close(3);
+    assert_eq!(stage.wait(write.carry_out(&mut link)).unwrap_err().kind, "refused");
+    let fault = stage.wait(given.give(&mut link, &grants)).unwrap_err();
+    assert_eq!((fault.kind, &*fault.detail), ("refused", "the cell refused: epoch"));
+    assert_eq!(stage.plain(redis::cmd("EXISTS").arg(keys.template(id).receipts())), Value::Int(0));
 }
 
 /// The two hashes of a scope are used in turns: what a period long gone left is not read as new.

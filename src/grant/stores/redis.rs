@@ -103,28 +103,12 @@ impl CellLink for RedisCell {
             quotas: *quotas,
             counted_since: template.definition.quotas.then_some(self.seen - window - CLOCK_CARE_MS),
         };
-        let cursor =
-            |reply: Value| -> Result<Serial, Fault> { Ok(int(&accepted(reply)?.next().ok_or_else(short)?)? as Serial) };
-        if rows.is_empty() {
-            return cursor(self.ask(&given.call(&[], None)).await?);
+        let give = tokio::time::timeout(self.timeout, given.give(&mut self.link, rows));
+        let cursor = give.await.unwrap_or_else(|_| Err(Fault::timeout()))?;
+        if rows.last().is_some_and(|last| cursor != last.receipt.serial + 1) {
+            return Err(Fault::reply("rows that were given back were passed over"));
         }
-        // All are sent at once, so that Redis never waits for the next. One that was not taken stops those
-        // behind it: they do not follow on the cursor.
-        let (mut calls, mut ends, mut follows) = (Vec::new(), Vec::new(), None);
-        for chunk in rows.chunks(limits::REAPPLY_ROWS_MAX) {
-            calls.push(given.call(chunk, follows));
-            follows = chunk.last().map(|last| last.receipt.serial + 1);
-            ends.push(follows);
-        }
-        let all = tokio::time::timeout(self.timeout * calls.len() as u32, self.link.call_all(&calls)).await;
-        let mut at = 0;
-        for (answer, end) in all.unwrap_or_else(|_| Err(Fault::timeout()))?.into_iter().zip(ends) {
-            at = cursor(answer)?;
-            if end != Some(at) {
-                return Err(not_taken());
-            }
-        }
-        Ok(at)
+        Ok(cursor)
     }
 
     async fn read(&mut self, identity: &Identity, after: EntryId, count: usize) -> Result<Read, Fault> {
@@ -164,10 +148,6 @@ fn put_quotas(call: &mut Call, quotas: &Quotas) {
     for (limit, window) in quotas {
         call.arg(*limit).arg(*window);
     }
-}
-
-fn not_taken() -> Fault {
-    Fault::reply("rows that were given back were passed over")
 }
 
 /// Reads one element of an XRANGE reply: an id and a flat list of fields.

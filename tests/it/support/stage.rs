@@ -14,7 +14,7 @@ use floodgate::domain::window::{Day, Millis};
 use floodgate::grant::given::Given;
 use floodgate::grant::stores::StoredGrant;
 use floodgate::redis::cell::{self, CellMeta, Holding, Identity, be};
-use floodgate::redis::client::{Call, Redis};
+use floodgate::redis::client::{Call, Link, Redis};
 use floodgate::redis::fault::Fault;
 use floodgate::redis::keys::CellKeys;
 use floodgate::redis::scripts::Script;
@@ -199,6 +199,15 @@ impl<'a> RedisStage<'a> {
         self.runtime.block_on(async { Ok(cell::accepted(self.redis.pooled(call).await?)?.collect()) })
     }
 
+    /// A connection for [`RedisStage::wait`].
+    pub fn link(&self) -> Link {
+        self.wait(self.redis.link()).expect("the server is there")
+    }
+
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
     pub fn plain(&self, command: &mut redis::Cmd) -> Value {
         self.runtime.block_on(self.redis.command(command)).expect("the server takes the command")
     }
@@ -328,12 +337,13 @@ impl Stage for RedisStage<'_> {
             })
             .collect();
         // As an opening does it: the cursor is asked for, and what lies behind it is not sent.
-        let told = |reply: Result<Vec<Value>, Fault>| {
-            reply.map(|reply| cell::int(&reply[0]).expect("a cursor") as Serial).map_err(|fault| fault.detail)
-        };
-        let asked = told(self.run(&given.call(&[], None)));
-        grants.retain(|grant| asked.as_ref().is_ok_and(|cursor| grant.receipt.serial >= *cursor));
-        if grants.is_empty() { asked.err() } else { told(self.run(&given.call(&grants, None))).err() }
+        let mut link = self.link();
+        let given = self.wait(async {
+            let cursor = given.cursor(&mut link).await?;
+            grants.retain(|grant| grant.receipt.serial >= cursor);
+            given.give(&mut link, &grants).await
+        });
+        given.err().map(|fault| fault.detail)
     }
 
     fn claim(&mut self, identity: &Identity, batch: &Batch) -> Result<BatchReply, Fault> {
