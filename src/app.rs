@@ -1,6 +1,6 @@
 //! What a process shares: settings, stores, the snapshot it decides by, and the claim path's parts.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::admission::identity::Gatekeeper;
@@ -74,7 +74,29 @@ pub struct ClaimParts {
     pub ring: Arc<Ring>,
     pub keys: ClaimKeys,
     /// Lanes for claims that do not come in through a gateway thread: the batch endpoint.
-    pub background_lanes: OnceLock<(LaneHandle, LookupHandle)>,
+    pub background_lanes: OnceLock<BackgroundLanes>,
+}
+
+/// Lanes of a process beside those of its gateway threads: more than one, so that Redis decides one's batch while
+/// another's answers are written.
+pub struct BackgroundLanes {
+    lanes: Vec<LaneHandle>,
+    lookups: LookupHandle,
+    turn: AtomicUsize,
+}
+
+// === impl BackgroundLanes ===
+
+impl BackgroundLanes {
+    pub fn new(lanes: Vec<LaneHandle>, lookups: LookupHandle) -> Self {
+        BackgroundLanes { lanes, lookups, turn: AtomicUsize::new(0) }
+    }
+
+    /// The lane whose turn it is, and the one for lookups.
+    pub fn next(&self) -> (&LaneHandle, &LookupHandle) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        (&self.lanes[turn % self.lanes.len()], &self.lookups)
+    }
 }
 
 // === impl App ===

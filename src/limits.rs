@@ -113,6 +113,9 @@ pub const IN_DOUBT_MAX: usize = 65_536;
 /// would only wait for a connection of the pools.
 pub const BACKGROUND_REQUESTS_MAX: usize = 256;
 
+/// Lanes of the batch endpoint: while Redis decides and syncs the batch of one, the answers of the other are written.
+pub const BACKGROUND_LANES: usize = 2;
+
 /// Items on one page of any list.
 pub const PAGE_MAX: usize = 100;
 pub const PAGE_DEFAULT: usize = 20;

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::admission::probe;
-use crate::app::App;
+use crate::app::{App, BackgroundLanes};
 use crate::audit::keeper::Keeper;
 use crate::catalog::{api_keys, approvals, poller, workers};
 use crate::claim::{cell, lane, lookup};
@@ -28,7 +28,7 @@ use crate::http::entrance::{Entrance, RequestIds};
 use crate::http::listener::{self, Open};
 use crate::http::route::Door;
 use crate::http::router::Router;
-use crate::limits::BACKGROUND_REQUESTS_MAX;
+use crate::limits::{BACKGROUND_LANES, BACKGROUND_REQUESTS_MAX};
 use crate::pg::{PgFault, replica};
 use crate::telemetry::{self, metrics};
 use crate::upkeep;
@@ -102,10 +102,10 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
     });
 
     let shared = app.lane_shared();
-    let (background_lane, _) = lane::start(app.engine(), shared.clone());
-    let background_lookups = lookup::start(app.engine(), shared);
-    let lanes = (background_lane, background_lookups);
-    let _ = app.claims.background_lanes.set(lanes.clone());
+    let lanes: Vec<_> = (0..BACKGROUND_LANES).map(|_| lane::start(app.engine(), shared.clone()).0).collect();
+    let lookups = lookup::start(app.engine(), shared);
+    let lane = lanes[0].clone();
+    let _ = app.claims.background_lanes.set(BackgroundLanes::new(lanes, lookups.clone()));
 
     let internal = tokio::spawn(listener::run(
         bind(config.internal.listen)?,
@@ -113,8 +113,8 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
             app: app.clone(),
             door: Door::Internal,
             router: router.clone(),
-            lane: lanes.0,
-            lookups: lanes.1,
+            lane,
+            lookups,
             background: tokio::runtime::Handle::current(),
             places: Arc::new(Semaphore::new(BACKGROUND_REQUESTS_MAX)),
             ids: RequestIds::new(),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use crate::http::Answer;
+use crate::http::{Answer, Connection};
 
 /// How requests travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,11 @@ pub struct Link {
 }
 
 enum Inner {
-    Own(Option<http1::SendRequest<Full<Bytes>>>),
+    Own {
+        connection: Option<Connection>,
+        /// The request as it is sent.
+        out: Vec<u8>,
+    },
     /// The same for every link that was cloned from the first.
     Shared(Arc<Mutex<Option<http2::SendRequest<Full<Bytes>>>>>),
 }
@@ -43,7 +47,7 @@ impl Link {
     /// `address`: host and port.
     pub fn new(address: &str, protocol: Protocol) -> Link {
         let inner = match protocol {
-            Protocol::Http1 => Inner::Own(None),
+            Protocol::Http1 => Inner::own(),
             Protocol::H2c => Inner::Shared(Arc::default()),
         };
         Link { address: address.into(), inner }
@@ -52,7 +56,7 @@ impl Link {
     /// Another place: over h2c on the same connection, over HTTP/1.1 with one of its own.
     pub fn another(&self) -> Link {
         let inner = match &self.inner {
-            Inner::Own(_) => Inner::Own(None),
+            Inner::Own { .. } => Inner::own(),
             Inner::Shared(sender) => Inner::Shared(sender.clone()),
         };
         Link { address: self.address.clone(), inner }
@@ -65,9 +69,9 @@ impl Link {
     /// Connects ahead of the first request.
     pub async fn connect(&mut self) -> Result<(), String> {
         match &mut self.inner {
-            Inner::Own(sender) => {
-                if !sender.as_ref().is_some_and(http1::SendRequest::is_ready) {
-                    *sender = Some(connect1(&self.address).await?);
+            Inner::Own { connection, .. } => {
+                if connection.is_none() {
+                    *connection = Some(connect1(&self.address).await?);
                 }
             }
             Inner::Shared(sender) => drop(shared(sender, &self.address).await?),
@@ -79,17 +83,16 @@ impl Link {
     /// the request, and the next call connects anew.
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
         match &mut self.inner {
-            Inner::Own(slot) => {
-                let mut sender = match slot.take().filter(|sender| !sender.is_closed()) {
-                    Some(sender) => sender,
+            Inner::Own { connection: slot, out } => {
+                let mut connection = match slot.take() {
+                    Some(connection) => connection,
                     None => connect1(&self.address).await?,
                 };
-                let sent = async {
-                    sender.ready().await?;
-                    sender.send_request(request).await
-                };
-                let answer = read(sent.await.map_err(|error| format!("send: {error}"))?).await?;
-                *slot = Some(sender);
+                write_http1(request, out).await?;
+                let answer = connection.send(out).await?;
+                if !answer.last {
+                    *slot = Some(connection);
+                }
                 Ok(answer)
             }
             Inner::Shared(slot) => {
@@ -109,6 +112,31 @@ impl Link {
     }
 }
 
+impl Inner {
+    fn own() -> Inner {
+        Inner::Own { connection: None, out: Vec::new() }
+    }
+}
+
+/// A request as HTTP/1.1 has it.
+async fn write_http1(request: Request<Full<Bytes>>, out: &mut Vec<u8>) -> Result<(), String> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    out.clear();
+    for part in [head.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in &head.headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+    out.extend_from_slice(&body);
+    Ok(())
+}
+
 async fn read(response: Response<Incoming>) -> Result<Answer, String> {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.map_err(|error| format!("answer: {error}"))?;
@@ -116,18 +144,17 @@ async fn read(response: Response<Incoming>) -> Result<Answer, String> {
 }
 
 async fn stream(address: &str) -> Result<TokioIo<TcpStream>, String> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
-        .await
-        .map_err(|_| format!("connect to {address}: no answer"))?
-        .and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    let stream = in_time(address, TcpStream::connect(address)).await?;
+    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
     Ok(TokioIo::new(stream.map_err(|error| format!("connect to {address}: {error}"))?))
 }
 
-async fn connect1(address: &str) -> Result<http1::SendRequest<Full<Bytes>>, String> {
-    let stream = stream(address).await?;
-    let (sender, connection) = http1::handshake(stream).await.map_err(|error| format!("connect: {error}"))?;
-    tokio::spawn(connection);
-    Ok(sender)
+async fn connect1(address: &str) -> Result<Connection, String> {
+    in_time(address, Connection::open(address)).await?
+}
+
+async fn in_time<T>(address: &str, connecting: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| format!("connect to {address}: no answer"))
 }
 
 async fn shared(

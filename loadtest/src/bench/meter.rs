@@ -17,7 +17,7 @@ pub struct Meter {
 #[derive(Clone, Debug, Default)]
 pub struct Used {
     pub took: Duration,
-    /// By process, and `generator`: the children of the bench that have ended since.
+    /// By process, and `generator`: the bench itself and those of its children that have ended since.
     pub cpu: BTreeMap<&'static str, Duration>,
 }
 
@@ -39,7 +39,7 @@ pub struct RedisCounts {
 impl Meter {
     pub fn start(processes: &[(&'static str, u32)]) -> Meter {
         let processes = processes.iter().map(|(name, pid)| (*name, *pid, family_cpu(*pid))).collect();
-        Meter { begun: Instant::now(), processes, generators: ended_children_cpu() }
+        Meter { begun: Instant::now(), processes, generators: generators_cpu() }
     }
 
     pub fn stop(&self) -> Used {
@@ -47,7 +47,7 @@ impl Meter {
         for (name, pid, before) in &self.processes {
             *cpu.entry(name).or_default() += family_cpu(*pid).saturating_sub(*before);
         }
-        cpu.insert("generator", ended_children_cpu().saturating_sub(self.generators));
+        cpu.insert("generator", generators_cpu().saturating_sub(self.generators));
         Used { took: self.begun.elapsed(), cpu }
     }
 }
@@ -98,16 +98,20 @@ fn of_ticks(ticks: u64) -> Duration {
     Duration::from_millis(ticks * 1000 / per_second)
 }
 
-/// Of children that this process has waited for: wrk, redis-benchmark, pgbench.
-fn ended_children_cpu() -> Duration {
-    // SAFETY: an all-zero rusage is a valid one, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
-        usage
+/// Of this process, which has generators of its own, and of children that it has waited for: wrk,
+/// redis-benchmark, pgbench.
+fn generators_cpu() -> Duration {
+    let usage = |who| {
+        // SAFETY: an all-zero rusage is a valid one, and the call fills it.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(who, &mut usage);
+            usage
+        };
+        let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+        of(usage.ru_utime) + of(usage.ru_stime)
     };
-    let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
-    of(usage.ru_utime) + of(usage.ru_stime)
+    usage(libc::RUSAGE_SELF) + usage(libc::RUSAGE_CHILDREN)
 }
 
 /// Resident memory of a process in bytes.

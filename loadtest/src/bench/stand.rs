@@ -67,7 +67,9 @@ impl Stand {
 
     /// An empty Redis that keeps an append-only file.
     pub async fn redis(&self, fsync: Fsync) -> Result<RedisServer, String> {
-        let options = RedisOptions { fsync, ..Default::default() };
+        // When a file is rewritten depends on the bytes in it: it would hit some turns and not others.
+        let extra = vec![("auto-aof-rewrite-percentage".into(), "0".into())];
+        let options = RedisOptions { fsync, extra, ..Default::default() };
         RedisServer::start(&self.fresh_folder("redis")?, &options).await
     }
 

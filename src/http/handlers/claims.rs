@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use crate::admission::client::{Headers, Name};
 use crate::admission::identity::{Shopper, checked_facts, parse_time};
-use crate::app::App;
+use crate::app::{App, BackgroundLanes};
+use crate::claim::lane::LaneHandle;
+use crate::claim::lookup::LookupHandle;
 use crate::config::ms;
 use crate::domain::audience::Facts;
 use crate::domain::ids::TemplateId;
@@ -211,7 +213,8 @@ async fn batch(app: Arc<App>, request: Request) -> Result<Reply, Problem> {
     }
     let claims = parse_batch(&request.json()?)?;
     // All of them wait in the lane at once, and are answered in order.
-    let waiting = claims.iter().map(|claim| one_of_batch(&app, template, claim, &request.request_id));
+    let lanes = app.claims.background_lanes.get().map(BackgroundLanes::next);
+    let waiting = claims.iter().map(|claim| one_of_batch(&app, lanes, template, claim, &request.request_id));
     let answers = futures_util::future::join_all(waiting).await;
     let mut body = Vec::with_capacity(answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 16);
     body.extend_from_slice(b"{\"results\":[");
@@ -231,7 +234,13 @@ fn is_own(app: &App, caller: &Caller, template: TemplateId) -> bool {
 }
 
 /// A claim of a batch, answered as a single claim would be, with its status inside.
-async fn one_of_batch(app: &App, template: TemplateId, claim: &BatchClaim, request_id: &str) -> Vec<u8> {
+async fn one_of_batch(
+    app: &App,
+    lanes: Option<(&LaneHandle, &LookupHandle)>,
+    template: TemplateId,
+    claim: &BatchClaim,
+    request_id: &str,
+) -> Vec<u8> {
     let user = app.users.seal(&claim.user);
     let request = ClaimRequest {
         template,
@@ -242,7 +251,7 @@ async fn one_of_batch(app: &App, template: TemplateId, claim: &BatchClaim, reque
         device: claim.device.as_deref().map(|device| app.hashing.device(device)),
         key: claim.key.as_deref(),
     };
-    let result = match app.claims.background_lanes.get() {
+    let result = match lanes {
         Some((lane, lookups)) => gateway::claim(app, lane, lookups, request).await,
         None => Err(Problem::of(ClaimOutcome::Unavailable, "this process serves no claims")),
     };

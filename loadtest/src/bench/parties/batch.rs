@@ -1,5 +1,6 @@
 //! The batch endpoint: a trusted backend claims for many users in one request.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -79,9 +80,12 @@ async fn claim(
     let mut granted = 0;
     while begun.elapsed() < duration {
         let first = users.fetch_add(CLAIMS, Ordering::Relaxed);
-        let claims: Vec<String> =
-            (first..first + CLAIMS).map(|user| format!("{{\"user_id\":\"u{user:011}\"}}")).collect();
-        let body = format!("{{\"claims\":[{}]}}", claims.join(","));
+        let mut body = String::from("{\"claims\":[");
+        for user in first..first + CLAIMS {
+            let _ = write!(body, "{{\"user_id\":\"u{user:011}\"}},");
+        }
+        body.pop();
+        body.push_str("]}");
         let request = Request::post(format!("/v1/templates/{template}/claims:batch"))
             .header("host", link.address())
             .header("authorization", format!("Bearer {key}"))
@@ -93,11 +97,7 @@ async fn claim(
             return Err(format!("status {}: {}", answer.status, String::from_utf8_lossy(&answer.body)));
         }
         // Counted in the text: a JSON tree would cost the generator more than the gateway's answer.
-        granted += occurrences(&answer.body, b"\"status\":201") as u64;
+        granted += memchr::memmem::find_iter(&answer.body, b"\"status\":201").count() as u64;
     }
     Ok(granted)
-}
-
-fn occurrences(text: &[u8], word: &[u8]) -> usize {
-    text.windows(word.len()).filter(|window| *window == word).count()
 }

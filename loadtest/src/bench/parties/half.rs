@@ -85,7 +85,7 @@ pub fn settings(stand: &Stand, address: &str, rate: u64) -> Settings {
 
 async fn h(stand: &Stand, rate: u64) -> Result<Sample, String> {
     let (child, address) = bare::start(stand, Protocol::Http1).await?;
-    let meter = Meter::start(&[("gateway", child.pid()), ("client", std::process::id())]);
+    let meter = Meter::start(&[("gateway", child.pid())]);
     // A journal here, too: the client shall have as much to do.
     let journal = Arc::new(Journal::in_memory());
     let report = open::run(claims(1, rate, stand.duration()), settings(stand, &address, rate), Some(journal)).await?;
@@ -96,9 +96,7 @@ async fn floodgate(stand: &Stand, rate: u64, fsync: Fsync) -> Result<Sample, Str
     let mut shop = Shop::open(stand, Plan::new(fsync)).await?;
     let template = shop.publish(50_000_000, false).await?;
     shop.stop_back().await;
-    let mut processes = shop.processes();
-    processes.push(("client", std::process::id()));
-    let meter = Meter::start(&processes);
+    let meter = Meter::start(&shop.processes());
     let journal = Arc::new(Journal::in_memory());
     let plan = claims(template, rate, stand.duration());
     let report = open::run(plan, settings(stand, &shop.public, rate), Some(journal.clone())).await?;
