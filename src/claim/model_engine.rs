@@ -43,6 +43,8 @@ pub struct ModelCell {
     pub install: String,
     /// A recovery has begun to wipe it.
     pub wiping: bool,
+    /// It was wiped, and is to be given everything back.
+    pub refilling: bool,
     epoch: Epoch,
     open: bool,
     replid: String,
@@ -101,6 +103,7 @@ impl ModelCell {
             starved: false,
             install: String::new(),
             wiping: false,
+            refilling: false,
             epoch: 0,
             open: false,
             replid: String::new(),
@@ -132,7 +135,7 @@ impl ModelCell {
         self.last = EntryId::new(epoch, 0);
         self.queue.push(Entry { id: self.last, at: 0, grants: Vec::new() });
         self.open = true;
-        self.wiping = false;
+        (self.wiping, self.refilling) = (false, false);
         self.replid = self.live_replid.clone();
         self.clock = now;
         true
@@ -249,8 +252,7 @@ impl ModelCell {
             quotas: self.quotas.each_ref().map(|quota| (quota.rule.limit.into(), quota.rule.window as u64)),
             install: self.install.clone(),
             wiping: self.wiping,
-            // A recovery of the model is one step.
-            refilling: false,
+            refilling: self.refilling,
             marks: self.marks.iter().map(|(id, entry)| (*id, *entry)).collect(),
         }
     }

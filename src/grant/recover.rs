@@ -11,28 +11,36 @@
 //! go between attempts, and whoever waits for the lock comes before those who only try; a flusher
 //! that serves the cell keeps it, and then there is nothing to recover.
 
-use std::time::Duration;
-
-use redis::Value;
 use serde_json::json;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
 
-use super::cells::{self, cell_i16};
-use super::entry::{self, BadEntry, Grant};
+use super::cells;
+use super::entry;
 use super::opening::{OpenFault, Opened, Opening, Refusal};
-use super::queue::{self, QueueEntry};
-use super::stores::Archive;
+use super::queue;
 use super::stores::postgres::PgArchive;
-use super::stores::redis::{RedisCell, parse_entry};
+use super::stores::redis::RedisCell;
+use super::stores::{Archive, CellLink};
 use super::writer::{WriteFault, Writer};
 use crate::audit::{self, Action, Actor, Change, Subject};
 use crate::config::{self, Config};
 use crate::domain::ids::{CellId, EntryId, Epoch};
 use crate::pg::{Pg, PgFault};
-use crate::redis::cell::{Identity, int, read_meta, short, text};
+use crate::redis::cell::CellMeta;
 use crate::redis::client::Redis;
-use crate::redis::fault::Fault;
 use crate::redis::keys::CellKeys;
+
+/// A recovery, between its steps. The caller holds the cell's advisory lock on the writer's connection.
+pub struct Recovery<'a, A, L> {
+    pub writer: Writer<A>,
+    pub link: L,
+    pub cell: CellId,
+    pub quota: &'a config::Quota,
+    /// Which installation this is, see `Config::install_name`.
+    pub install: &'a str,
+    /// Told what is being done, for a person who waits.
+    pub progress: &'a (dyn Fn(&str) + Sync),
+}
 
 /// A cell that was recovered.
 #[derive(Clone, Debug)]
@@ -44,11 +52,19 @@ pub struct Recovered {
     pub kept: u64,
 }
 
+/// What is known of a cell before it is wiped.
+#[derive(Clone, Debug)]
+pub struct GivenUp {
+    /// The epoch that it had, and the one that it is closed by.
+    pub before: Epoch,
+    pub epoch: Epoch,
+    pub reason: &'static str,
+    pub stored: u64,
+    pub kept: u64,
+}
+
 /// How long a flusher may take to let the lock go. It does so at once when it refuses the cell.
 const LOCK_WAIT: &str = "10s";
-
-/// Entries and keys that one call reads.
-const SCAN_COUNT: usize = 500;
 
 /// Recovers `cell`. Without `force` only a Redis that is proved empty or diverged is wiped.
 pub async fn recover(
@@ -59,61 +75,143 @@ pub async fn recover(
     force: bool,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Recovered, String> {
-    let told = |fault: OpenFault| fault.to_string();
     let archive = PgArchive::new(lock(pg, cell).await?, cell).await.map_err(|fault| fault.to_string())?;
     let timeout = config::ms(config.postgres.statement_timeout_ms) * 4;
-    let mut writer = Writer::new(archive, cell, timeout);
-    let keys = CellKeys::new(cell);
-    let redis_timeout = config::ms(config.redis.command_timeout_ms);
     let link = redis.link().await.map_err(|fault| fault.to_string())?;
-    let mut link = RedisCell::new(link, keys.clone(), redis_timeout);
     let (quota, install) = (&config.quota, config.install_name());
-    let mut opening = Opening { archive: writer.archive(), link: &mut link, cell, quota, install: &install, progress };
-    let (meta, refusal) = opening.inspect().await.map_err(told)?;
-    if meta.refilling && refusal.is_none() && !force {
-        progress("an earlier recovery has wiped this cell: going on where it was");
-        let in_all = rows_in_all(opening.archive.client()).await?;
-        let opened = opening.run_on(meta, Some(in_all)).await.map_err(told)?;
-        return Ok(Recovered { opened, stored: 0, kept: 0 });
-    }
-    let reason = match &refusal {
-        Some(Refusal::Empty | Refusal::Wiping) => "diverged",
-        Some(Refusal::Diverged { last, epoch, ended }) => {
-            progress(&format!("Redis ends at {last}, the history that epoch {epoch} continued ended at {ended}"));
-            "diverged"
-        }
-        None if force => "wiped",
-        None => return Err("this Redis has the history that PostgreSQL knows: the flusher opens it by itself".into()),
+    let recovery = Recovery {
+        writer: Writer::new(archive, cell, timeout),
+        link: RedisCell::new(link, CellKeys::new(cell), config::ms(config.redis.command_timeout_ms)),
+        cell,
+        quota,
+        install: &install,
+        progress,
     };
-    let identity = opening.close(&meta).await.map_err(told)?;
-    progress(&format!("epoch {}: grants are stopped", identity.epoch));
-    let stored = store_common(&mut writer, redis, &keys, identity.epoch).await?;
-    progress(&format!("{stored} grants on the queue belong to the stored history and are rows now"));
-    let kept = keep_queue(writer.archive().client(), redis, &keys, cell, reason).await?;
-    progress(&format!("{kept} grants that PostgreSQL does not have are kept in set_aside, reason '{reason}'"));
-    // Before anything is lost: nobody wipes a cell unseen.
-    let before = json!({"epoch": meta.epoch});
-    let after = json!({"epoch": identity.epoch, "why": reason, "stored": stored, "kept": kept});
-    let change = Change::new(Action::CellRecover, Subject::Cell(cell), before, after);
-    audit::record_alone(pg, Actor::Cli, &change).await.map_err(|fault| fault.to_string())?;
-    wipe(redis, &keys, &identity).await.map_err(|fault| fault.to_string())?;
-    progress("the cell's keys are wiped");
-    let mut opening = Opening { archive: writer.archive(), link: &mut link, cell, quota, install: &install, progress };
-    let (meta, _) = opening.inspect().await.map_err(told)?;
-    if meta.epoch != 0 {
-        return Err("someone else has made this cell anew: nothing more was done".into());
+    let audited = async |given_up: GivenUp| {
+        let GivenUp { before, epoch, reason, stored, kept } = given_up;
+        let (before, after) =
+            (json!({"epoch": before}), json!({"epoch": epoch, "why": reason, "stored": stored, "kept": kept}));
+        let change = Change::new(Action::CellRecover, Subject::Cell(cell), before, after);
+        audit::record_alone(pg, Actor::Cli, &change).await.map_err(|fault| fault.to_string())
+    };
+    recovery.run(force, audited).await
+}
+
+// === impl Recovery ===
+
+impl<A: Archive, L: CellLink> Recovery<'_, A, L> {
+    /// `audited` is told before anything is lost: nobody wipes a cell unseen.
+    pub async fn run(
+        mut self,
+        force: bool,
+        audited: impl AsyncFnOnce(GivenUp) -> Result<(), String>,
+    ) -> Result<Recovered, String> {
+        let (meta, refusal) = self.opening().inspect().await.map_err(told)?;
+        if meta.refilling && refusal.is_none() && !force {
+            (self.progress)("an earlier recovery has wiped this cell: going on where it was");
+            return Ok(Recovered { opened: self.give_back(meta).await?, stored: 0, kept: 0 });
+        }
+        let reason = match &refusal {
+            Some(Refusal::Empty | Refusal::Wiping) => "diverged",
+            Some(Refusal::Diverged { last, epoch, ended }) => {
+                (self.progress)(&format!(
+                    "Redis ends at {last}, the history that epoch {epoch} continued ended at {ended}"
+                ));
+                "diverged"
+            }
+            None if force => "wiped",
+            None => {
+                return Err("this Redis has the history that PostgreSQL knows: the flusher opens it by itself".into());
+            }
+        };
+        let identity = self.opening().close(&meta).await.map_err(told)?;
+        let epoch = identity.epoch;
+        (self.progress)(&format!("epoch {epoch}: grants are stopped"));
+        let stored = self.store_common(epoch).await?;
+        (self.progress)(&format!("{stored} grants on the queue belong to the stored history and are rows now"));
+        let kept = self.keep_queue(reason).await?;
+        (self.progress)(&format!(
+            "{kept} grants that PostgreSQL does not have are kept in set_aside, reason '{reason}'"
+        ));
+        audited(GivenUp { before: meta.epoch, epoch, reason, stored, kept }).await?;
+        self.link.wipe(&identity).await.map_err(|fault| fault.to_string())?;
+        (self.progress)("the cell's keys are wiped");
+        let (meta, _) = self.opening().inspect().await.map_err(told)?;
+        if meta.epoch != 0 {
+            return Err("someone else has made this cell anew: nothing more was done".into());
+        }
+        let opened = self.give_back(meta).await?;
+        let (epoch, rows) = (opened.identity.epoch, opened.rows_reapplied);
+        tracing::warn!(cell = self.cell.0, epoch, rows, stored, kept, "the cell was recovered");
+        Ok(Recovered { opened, stored, kept })
     }
-    let in_all = rows_in_all(opening.archive.client()).await?;
-    let opened = opening.run_on(meta, Some(in_all)).await.map_err(told)?;
-    tracing::warn!(
-        cell = cell.0,
-        epoch = opened.identity.epoch,
-        rows = opened.rows_reapplied,
-        stored,
-        kept,
-        "the cell was recovered"
-    );
-    Ok(Recovered { opened, stored, kept })
+
+    fn opening(&mut self) -> Opening<'_, A, L> {
+        let Recovery { writer, link, cell, quota, install, progress } = self;
+        Opening { archive: writer.archive(), link, cell: *cell, quota, install, progress: *progress }
+    }
+
+    async fn give_back(&mut self, meta: CellMeta) -> Result<Opened, String> {
+        let in_all = self.writer.archive().rows_in_all().await.map_err(|fault| fault.to_string())?;
+        self.opening().run_on(meta, Some(in_all)).await.map_err(told)
+    }
+
+    /// Stores what follows on the watermark and lies before every recorded end of a history: up to
+    /// there, this Redis and the one that went on had the same entries.
+    async fn store_common(&mut self, epoch: Epoch) -> Result<u64, String> {
+        let told = |fault: PgFault| fault.to_string();
+        let mut stored = 0;
+        loop {
+            let at = self.writer.archive().cell().await.map_err(told)?.position.watermark;
+            let mut entries = self.link.queue_behind(at).await.map_err(|fault| fault.to_string())?;
+            while let Some(last) = entries.last() {
+                match self.writer.archive().diverged(last.id).await.map_err(told)? {
+                    Some((_, ended)) => entries.retain(|entry| entry.id <= ended),
+                    None => break,
+                }
+            }
+            let count = queue::follow(self.writer.archive(), at, &entries).await.map_err(told)?;
+            if count == 0 {
+                return Ok(stored);
+            }
+            let written = self.writer.write(epoch, at, &entries[..count]).await.map_err(|fault| match fault {
+                WriteFault::Zombie => "another process has taken this cell over".to_owned(),
+                WriteFault::Pg(fault) => fault.to_string(),
+            })?;
+            stored += written.rows as u64;
+        }
+    }
+
+    /// Keeps the grants on the queue that PostgreSQL does not have.
+    async fn keep_queue(&mut self, reason: &str) -> Result<u64, String> {
+        let pg = |fault: PgFault| fault.to_string();
+        let (mut after, mut kept) = (EntryId::ZERO, 0);
+        loop {
+            let entries = self.link.queue_behind(after).await.map_err(|fault| fault.to_string())?;
+            let Some(last) = entries.last() else { return Ok(kept) };
+            after = last.id;
+            let archive = self.writer.archive();
+            archive.begin().await.map_err(pg)?;
+            let mut count = 0;
+            for entry in entries.iter().filter(|entry| !entry.id.is_marker()) {
+                match entry::decode(entry.id, &entry.payload) {
+                    Ok(grants) => {
+                        for grant in &grants {
+                            count += usize::from(archive.keep_lost(entry, Some(grant), reason).await.map_err(pg)?);
+                        }
+                    }
+                    Err(_) => count += usize::from(archive.keep_lost(entry, None, reason).await.map_err(pg)?),
+                }
+            }
+            archive.count_set_aside(count).await.map_err(pg)?;
+            archive.commit().await.map_err(pg)?;
+            kept += count as u64;
+        }
+    }
+}
+
+fn told(fault: OpenFault) -> String {
+    fault.to_string()
 }
 
 /// Takes the cell's advisory lock, over the connection that will do the work.
@@ -132,152 +230,6 @@ async fn lock(pg: &Pg, cell: CellId) -> Result<Client, String> {
                 .into())
         }
         Err(fault) => Err(fault.to_string()),
-    }
-}
-
-/// Stores what follows on the watermark and lies before every recorded end of a history: up to
-/// there, this Redis and the one that went on had the same entries.
-async fn store_common(
-    writer: &mut Writer<PgArchive>,
-    redis: &Redis,
-    keys: &CellKeys,
-    epoch: Epoch,
-) -> Result<u64, String> {
-    let told = |fault: PgFault| fault.to_string();
-    let mut stored = 0;
-    loop {
-        let at = writer.archive().cell().await.map_err(told)?.position.watermark;
-        let mut entries = read_queue(redis, keys, at).await.map_err(|fault| fault.to_string())?;
-        while let Some(last) = entries.last() {
-            match writer.archive().diverged(last.id).await.map_err(told)? {
-                Some((_, ended)) => entries.retain(|entry| entry.id <= ended),
-                None => break,
-            }
-        }
-        let count = queue::follow(writer.archive(), at, &entries).await.map_err(told)?;
-        if count == 0 {
-            return Ok(stored);
-        }
-        let written = writer.write(epoch, at, &entries[..count]).await.map_err(|fault| match fault {
-            WriteFault::Zombie => "another process has taken this cell over".to_owned(),
-            WriteFault::Pg(fault) => fault.to_string(),
-        })?;
-        stored += written.rows as u64;
-    }
-}
-
-/// Keeps the grants on the queue that PostgreSQL does not have.
-async fn keep_queue(
-    client: &Client,
-    redis: &Redis,
-    keys: &CellKeys,
-    cell: CellId,
-    reason: &str,
-) -> Result<u64, String> {
-    let pg = |error: tokio_postgres::Error| PgFault::from(error).to_string();
-    let save = client.prepare(include_str!("../sql/grant/save_lost.sql")).await.map_err(pg)?;
-    let (mut after, mut kept) = (EntryId::ZERO, 0);
-    loop {
-        let entries = read_queue(redis, keys, after).await.map_err(|fault| fault.to_string())?;
-        let Some(last) = entries.last() else { return Ok(kept) };
-        after = last.id;
-        client.batch_execute("BEGIN; SET LOCAL synchronous_commit = on").await.map_err(pg)?;
-        let mut count = 0;
-        for entry in entries.iter().filter(|entry| !entry.id.is_marker()) {
-            match entry::decode(entry.id, &entry.payload) {
-                Ok(grants) => {
-                    for grant in &grants {
-                        count += keep(client, &save, cell, entry, Ok(grant), reason).await.map_err(pg)?;
-                    }
-                }
-                Err(bad) => count += keep(client, &save, cell, entry, Err(bad), reason).await.map_err(pg)?,
-            }
-        }
-        let sql = include_str!("../sql/grant/count_set_aside.sql");
-        client.execute(sql, &[&cell_i16(cell), &(count as i64)]).await.map_err(pg)?;
-        client.batch_execute("COMMIT").await.map_err(pg)?;
-        kept += count;
-    }
-}
-
-async fn keep(
-    client: &Client,
-    save: &Statement,
-    cell: CellId,
-    entry: &QueueEntry,
-    grant: Result<&Grant<'_>, BadEntry>,
-    reason: &str,
-) -> Result<u64, tokio_postgres::Error> {
-    let grant = grant.ok();
-    let user = grant.and_then(|grant| std::str::from_utf8(grant.user).ok()).filter(|user| !user.contains('\0'));
-    let payload = if user.is_none() { Some(&entry.payload) } else { None };
-    client
-        .execute(
-            save,
-            &[
-                &cell_i16(cell),
-                &i32::from(entry.id.epoch),
-                &(entry.id.seq as i64),
-                &grant.map(|grant| grant.template.as_i32()),
-                &grant.map(|grant| grant.serial as i64),
-                &grant.map(|grant| i32::from(grant.epoch)),
-                &user,
-                &grant.map(|grant| grant.claim_key_hash as i64),
-                &grant.and_then(|grant| grant.ip_hash).map(|hash| hash as i64),
-                &grant.and_then(|grant| grant.device_hash).map(|hash| hash as i64),
-                &grant.map(|grant| grant.acquired as f64),
-                &payload,
-                &reason,
-            ],
-        )
-        .await
-}
-
-async fn rows_in_all(client: &Client) -> Result<u64, String> {
-    let row = client.query_one(include_str!("../sql/grant/rows_in_all.sql"), &[]).await;
-    Ok(row.map_err(|error| PgFault::from(error).to_string())?.get::<_, i64>(0) as u64)
-}
-
-async fn read_queue(redis: &Redis, keys: &CellKeys, after: EntryId) -> Result<Vec<QueueEntry>, Fault> {
-    let mut range = redis::cmd("XRANGE");
-    range.arg(keys.queue()).arg(format!("({after}")).arg("+").arg("COUNT").arg(SCAN_COUNT);
-    let Value::Array(entries) = redis.command(&range).await? else { return Err(Fault::reply("no entries")) };
-    entries.into_iter().map(parse_entry).collect()
-}
-
-/// Removes every key of the cell, its meta last and marked: a crash in between leaves a cell that
-/// only another recovery opens, since receipts may be gone whose templates are still there. What is left
-/// is the mark that the cell is to be given everything back.
-async fn wipe(redis: &Redis, keys: &CellKeys, identity: &Identity) -> Result<(), Fault> {
-    let mut link = redis.link().await?;
-    let meta = tokio::time::timeout(Duration::from_secs(5), read_meta(&mut link, keys)).await;
-    let meta = meta.unwrap_or_else(|_| Err(Fault::timeout()))?;
-    if meta.live_replid != *identity.replid || meta.epoch != identity.epoch || meta.open {
-        return Err(Fault::refused("it is not the Redis that was closed"));
-    }
-    let mut mark = redis::cmd("HSET");
-    redis.command(mark.arg(keys.meta()).arg("wiping").arg("1")).await?;
-    let mut cursor = "0".to_owned();
-    loop {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(&cursor).arg("MATCH").arg(keys.pattern()).arg("COUNT").arg(SCAN_COUNT);
-        let Value::Array(reply) = redis.command(&scan).await? else { return Err(Fault::reply("no scan")) };
-        let [next, Value::Array(found)] = reply.as_slice() else { return Err(short()) };
-        if !found.is_empty() {
-            let names = found.iter().map(text).collect::<Result<Vec<_>, _>>()?;
-            let mut unlink = redis::cmd("UNLINK");
-            let others: Vec<_> = names.iter().filter(|name| *name != keys.meta()).collect();
-            if !others.is_empty() {
-                int(&redis.command(unlink.arg(others)).await?)?;
-            }
-        }
-        cursor = text(next)?;
-        if cursor == "0" {
-            let mut unlink = redis::cmd("UNLINK");
-            redis.command(unlink.arg(keys.meta())).await?;
-            let mut mark = redis::cmd("HSET");
-            return redis.command(mark.arg(keys.meta()).arg("wiping").arg("2")).await.map(drop);
-        }
     }
 }
 

@@ -9,7 +9,7 @@ pub mod redis;
 
 use super::cells::{CellRow, Raised};
 use super::entry::{BadEntry, Grant};
-use super::queue::Read;
+use super::queue::{QueueEntry, Read};
 use super::rows::Row;
 use super::terms::Terms;
 use super::watermark::Awaited;
@@ -107,6 +107,14 @@ pub trait CellLink: Send {
         count: usize,
     ) -> impl Future<Output = Result<Read, Fault>> + Send;
 
+    /// Reads entries behind `after` whatever the cell's state is, some hundred of them.
+    fn queue_behind(&mut self, after: EntryId) -> impl Future<Output = Result<Vec<QueueEntry>, Fault>> + Send;
+
+    /// Removes every key of the cell that `identity` has closed. One that dies in between leaves a mark for which
+    /// nobody opens the cell but another recovery, since receipts may be gone whose templates are still there.
+    /// What is left is the mark that everything is to be given back.
+    fn wipe(&mut self, identity: &Identity) -> impl Future<Output = Result<(), Fault>> + Send;
+
     /// Trims the queue to `watermark`, which holds `grants` grants, and clears the marks of
     /// `templates` that it covers.
     fn trim(
@@ -163,6 +171,9 @@ pub trait Archive: Send + Sync {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<StoredGrant>, PgFault>> + Send;
 
+    /// How many rows those are of all templates, as near as the highest serials tell it.
+    fn rows_in_all(&self) -> impl Future<Output = Result<u64, PgFault>> + Send;
+
     // === One transaction of the writer ===
 
     /// What rows of these templates need; `None` for one that cannot be read, nothing for one that is not there.
@@ -210,6 +221,15 @@ pub trait Archive: Send + Sync {
         payload: &[u8],
         bad: &BadEntry,
     ) -> impl Future<Output = Result<(), PgFault>> + Send;
+
+    /// Keeps a grant, or an entry that cannot be read, of a history that is given up, unless it is stored or kept
+    /// already; tells whether it was new.
+    fn keep_lost(
+        &self,
+        entry: &QueueEntry,
+        grant: Option<&Grant<'_>>,
+        reason: &str,
+    ) -> impl Future<Output = Result<bool, PgFault>> + Send;
 
     fn count_set_aside(&self, rows: usize) -> impl Future<Output = Result<(), PgFault>> + Send;
 

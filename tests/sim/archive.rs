@@ -7,6 +7,7 @@ use floodgate::catalog::publish::TemplateRow;
 use floodgate::domain::ids::{EntryId, Epoch, Serial, TemplateId};
 use floodgate::grant::cells::{CellRow, Position, Raised};
 use floodgate::grant::entry::{BadEntry, Grant};
+use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::rows::Row;
 use floodgate::grant::stores::{Archive, StoredGrant};
 use floodgate::grant::terms::Terms;
@@ -155,6 +156,10 @@ impl Archive for SimArchive {
         Ok(rows.into_iter().map(as_stored).collect())
     }
 
+    async fn rows_in_all(&self) -> Result<u64, PgFault> {
+        self.ask(|state, _| Ok(state.postgres.coupons.len() as u64)).await
+    }
+
     async fn terms(&self, templates: &[TemplateId]) -> Result<Vec<(TemplateId, Option<Terms>)>, PgFault> {
         let templates = templates.to_vec();
         self.ask(move |state, _| {
@@ -219,6 +224,20 @@ impl Archive for SimArchive {
         self.ask(move |state, _| {
             state.promise(false, || format!("entry {id} cannot be read: {reason}"));
             Ok(())
+        })
+        .await
+    }
+
+    async fn keep_lost(&self, entry: &QueueEntry, grant: Option<&Grant<'_>>, reason: &str) -> Result<bool, PgFault> {
+        let (id, grant, reason) = (entry.id, grant.map(as_coupon), reason.to_owned());
+        self.ask(move |state, session| {
+            let Some(coupon) = grant else {
+                state.promise(false, || format!("entry {id} cannot be read"));
+                return Ok(false);
+            };
+            let kept = state.postgres.keep_lost(session, id, coupon, &reason)?;
+            state.note(format_args!("kept {id} for {reason}: {kept}"));
+            Ok(kept)
         })
         .await
     }

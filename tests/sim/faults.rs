@@ -27,6 +27,12 @@ pub enum Trouble {
     FailOver {
         old_serves: u64,
     },
+    /// The replica takes over; then the old master, as it stands, with what only it has.
+    FailBack {
+        after: u64,
+    },
+    /// Redis comes back with nothing.
+    EmptyRedis,
     /// Connections to Redis are cut, all of them.
     CutRedis,
     StarveRedis {
@@ -81,7 +87,7 @@ pub fn plan(chance: &mut Chance, horizon: u64, templates: u32, fsync: Fsync, rep
         .map(|_| {
             let which = chance.below(FLUSHERS as u64) as usize;
             let away = chance.pick(&[5, 50, 300, 1_500]);
-            let trouble = match chance.below(19) {
+            let trouble = match chance.below(21) {
                 0 | 1 => Trouble::KillRedis { away },
                 2 | 3 if fsync == Fsync::EverySecond => Trouble::PowerCut { away },
                 4 | 5 if replicated => Trouble::FailOver { old_serves: chance.pick(&[0, 0, 200, 1_200]) },
@@ -99,7 +105,11 @@ pub fn plan(chance: &mut Chance, horizon: u64, templates: u32, fsync: Fsync, rep
                     0 => Trouble::KillGateway { which },
                     _ => Trouble::FreezeGateway { which, long: chance.between(100, 2_500) },
                 },
-                17 => Trouble::Storm { weather: chance.pick(&[30, 200, 600]), long: chance.between(50, 800) },
+                17 if replicated => Trouble::FailBack { after: chance.pick(&[50, 300, 1_200]) },
+                17 => Trouble::KillRedis { away },
+                18 if chance.one_in(3) => Trouble::EmptyRedis,
+                18 => Trouble::CutPostgres,
+                19 => Trouble::Storm { weather: chance.pick(&[30, 200, 600]), long: chance.between(50, 800) },
                 _ => Trouble::Restock {
                     template: TemplateId(1 + chance.below(templates.into()) as u32),
                     more: chance.between(1, 6),
@@ -121,20 +131,25 @@ pub async fn strike(world: Arc<World>, shop: Arc<Shop>, crew: Arc<Crew>, at: u64
         Trouble::KillRedis { away } => down(&world, away, false).await,
         Trouble::PowerCut { away } => down(&world, away, true).await,
         Trouble::FailOver { old_serves } => {
-            {
-                let mut state = world.state();
-                let State { redis, chance, .. } = &mut *state;
-                // Only a replica that was there before its master went can take over. One that never heard of
-                // the cell is another story: an operator's.
-                let heard = redis.serving().cell.meta().epoch > 0;
-                if !redis.serving().up || !redis.machines[1 - redis.address].up || !heard {
-                    return;
-                }
-                let lost = redis.fail_over(old_serves > 0, chance);
-                state.lossy |= lost || old_serves > 0;
+            if fail_over(&world, old_serves > 0) {
+                sleep(ms(old_serves)).await;
+                world.state().redis.demote_other();
             }
-            sleep(ms(old_serves)).await;
-            world.state().redis.demote_other();
+        }
+        Trouble::FailBack { after } => {
+            if fail_over(&world, true) {
+                sleep(ms(after)).await;
+                let mut state = world.state();
+                state.redis.fail_back();
+                state.redis.demote_other();
+            }
+        }
+        Trouble::EmptyRedis => {
+            let mut state = world.state();
+            let (address, now) = (state.redis.address, world.now());
+            // A cell that was never opened is made from nothing by itself.
+            state.lossy = true;
+            state.redis.empty(address, now);
         }
         Trouble::CutRedis => {
             let mut state = world.state();
@@ -179,6 +194,20 @@ pub async fn strike(world: Arc<World>, shop: Arc<Shop>, crew: Arc<Crew>, at: u64
         }
         Trouble::Restock { template, more } => restock(&world, &shop, template, more).await,
     }
+}
+
+/// Whether the replica has taken over.
+fn fail_over(world: &World, old_serves: bool) -> bool {
+    let mut state = world.state();
+    let State { redis, chance, .. } = &mut *state;
+    // Only a replica that was there before its master went can take over, and one that has heard of the cell.
+    let heard = redis.serving().cell.meta().epoch > 0;
+    if !redis.serving().up || !redis.machines[1 - redis.address].up || !heard {
+        return false;
+    }
+    let lost = redis.fail_over(old_serves, chance);
+    state.lossy |= lost || old_serves;
+    true
 }
 
 async fn down(world: &Arc<World>, away: u64, power_cut: bool) {

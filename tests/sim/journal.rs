@@ -6,7 +6,7 @@ use floodgate::claim::engine::Held;
 use floodgate::domain::ids::{Serial, TemplateId};
 use floodgate::domain::outcome::ClaimOutcome;
 
-use crate::postgres::{Coupon, Database};
+use crate::postgres::{Coupon, Database, is_lost};
 
 /// A claim by its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +123,7 @@ impl Journal {
 
     /// Once all is still: every answer against what PostgreSQL has. The first that does not hold.
     pub fn settle(&self, database: &Database, lossy: bool) -> Option<String> {
-        let aside = database.set_aside.iter().filter(|(_, _, reason)| reason != "diverged" && reason != "wiped");
+        let aside = database.set_aside.iter().filter(|(_, _, reason)| !is_lost(reason));
         let mut stored: BTreeMap<Key, Vec<&Coupon>> = BTreeMap::new();
         for coupon in database.coupons.values().chain(aside.map(|(_, coupon, _)| coupon)) {
             let key = Key { template: coupon.template, user: coupon.user.clone(), key: coupon.key };

@@ -123,18 +123,33 @@ impl CellLink for SimLink {
             if !cell.is(&identity) {
                 return Err("epoch");
             }
-            let behind = cell.queue().iter().filter(|entry| entry.id > after).take(count);
-            let entries: Vec<QueueEntry> = behind
-                .map(|entry| {
-                    let grants: Vec<Grant<'_>> =
-                        entry.grants.iter().map(|grant| as_packed(entry.id, entry.at, grant)).collect();
-                    let payload = if grants.is_empty() { Vec::new() } else { entry::encode(entry.at, &grants) };
-                    QueueEntry { id: entry.id, payload }
-                })
-                .collect();
-            Ok(Read { now: cell.now, length: cell.queue().len() as u64, entries })
+            Ok(Read { now: cell.now, length: cell.queue().len() as u64, entries: packed(cell, after, count) })
         })
         .await
+    }
+
+    async fn queue_behind(&mut self, after: EntryId) -> Result<Vec<QueueEntry>, Fault> {
+        self.on_cell(false, move |cell| Ok(packed(cell, after, 3))).await
+    }
+
+    async fn wipe(&mut self, identity: &Identity) -> Result<(), Fault> {
+        let identity = identity.clone();
+        self.on_cell(true, move |cell| {
+            held_closed(cell, &identity)?;
+            cell.wiping = true;
+            Ok(())
+        })
+        .await?;
+        self.stores
+            .script(self.wire, true, |state, machine| {
+                state.note(format_args!("wiped"));
+                let cell = &mut state.redis.machines[machine].cell;
+                let (now, role) = (cell.now, cell.role);
+                *cell = ModelCell::new(now, &cell.live_replid);
+                (cell.role, cell.refilling) = (role, true);
+                Ok(())
+            })
+            .await
     }
 
     async fn trim(
@@ -179,6 +194,19 @@ pub fn put(cell: &mut ModelCell, row: &TemplateRow) {
     for (first, last) in &row.ranges {
         cell.give_range(row.id, *first, *last);
     }
+}
+
+/// Entries behind `after` as the queue has them.
+fn packed(cell: &ModelCell, after: EntryId, count: usize) -> Vec<QueueEntry> {
+    let behind = cell.queue().iter().filter(|entry| entry.id > after).take(count);
+    behind
+        .map(|entry| {
+            let grants: Vec<Grant<'_>> =
+                entry.grants.iter().map(|grant| as_packed(entry.id, entry.at, grant)).collect();
+            let payload = if grants.is_empty() { Vec::new() } else { entry::encode(entry.at, &grants) };
+            QueueEntry { id: entry.id, payload }
+        })
+        .collect()
 }
 
 fn held_closed(cell: &ModelCell, identity: &Identity) -> Result<CellMeta, &'static str> {

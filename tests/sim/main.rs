@@ -4,7 +4,7 @@
 //! # Layout
 //! - [`run`]: one simulation from its seed to its verdict
 //! - [`faults`]: what goes wrong, and when
-//! - [`shop`], [`crew`]: gateways with shoppers before them; flushers
+//! - [`shop`], [`crew`], [`operator`]: gateways with shoppers before them; flushers; who recovers a cell
 //! - [`world`]: what they share, and the network between them
 //! - [`redis`], [`postgres`]: the model stores
 //! - [`stores`], [`link`], [`archive`]: how the project's code reaches them
@@ -20,6 +20,7 @@ mod crew;
 mod faults;
 mod journal;
 mod link;
+mod operator;
 mod postgres;
 mod redis;
 mod run;
@@ -70,6 +71,7 @@ fn many(first: u64, seeds: u64) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (next, steps, rows) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0));
     let (lossy, openings, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicUsize::new(0));
+    let recoveries = AtomicU64::new(0);
     let work = || {
         while failed.load(Ordering::Relaxed) == 0 {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -81,6 +83,7 @@ fn many(first: u64, seeds: u64) {
             rows.fetch_add(report.rows as u64, Ordering::Relaxed);
             openings.fetch_add(report.epochs.into(), Ordering::Relaxed);
             lossy.fetch_add(report.lossy.into(), Ordering::Relaxed);
+            recoveries.fetch_add(report.recoveries, Ordering::Relaxed);
             if let Some(broken) = report.broken {
                 failed.fetch_add(1, Ordering::Relaxed);
                 println!("seed {seed}: {broken}\nrepeat with: make sim SEED={seed}");
@@ -89,9 +92,10 @@ fn many(first: u64, seeds: u64) {
     };
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     println!(
-        "{seeds} seeds from {first}: {} steps, {} openings, {} coupons stored, {} with losses, in {:.1} s",
+        "{seeds} seeds from {first}: {} steps, {} openings, {} recoveries, {} coupons stored, {} with losses, in {:.1} s",
         steps.into_inner(),
         openings.into_inner(),
+        recoveries.into_inner(),
         rows.into_inner(),
         lossy.into_inner(),
         began.elapsed().as_secs_f64()

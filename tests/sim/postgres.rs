@@ -62,6 +62,8 @@ struct Tx {
     watermark: Option<EntryId>,
     coupons: Vec<Coupon>,
     set_aside: Vec<(EntryId, Coupon, String)>,
+    /// Of a history that is given up: kept once.
+    lost: Vec<(EntryId, Coupon, String)>,
     /// Lengths of the two lists above at the savepoint.
     savepoint: Option<(usize, usize)>,
 }
@@ -173,7 +175,7 @@ impl Database {
 
     /// Coupons of a template that somebody has, rows or set aside.
     pub fn given(&self, template: TemplateId) -> usize {
-        let aside = self.set_aside.iter().filter(|(_, coupon, _)| coupon.template == template);
+        let aside = self.set_aside.iter().filter(|(_, coupon, reason)| coupon.template == template && !is_lost(reason));
         self.coupons.keys().filter(|(id, _)| *id == template).count() + aside.count()
     }
 
@@ -185,10 +187,7 @@ impl Database {
         }
         let rows = self.coupons.range((template, from)..=(template, last)).map(|(_, coupon)| coupon);
         let kept = self.set_aside.iter().filter(|(_, coupon, reason)| {
-            coupon.template == template
-                && (from..=last).contains(&coupon.serial)
-                && reason != "diverged"
-                && reason != "wiped"
+            coupon.template == template && (from..=last).contains(&coupon.serial) && !is_lost(reason)
         });
         let mut all: Vec<Coupon> = rows.chain(kept.map(|(_, coupon, _)| coupon)).cloned().collect();
         all.sort_by_key(|coupon| coupon.serial);
@@ -304,6 +303,18 @@ impl Database {
         Ok(())
     }
 
+    /// Keeps a grant of a history that is given up, unless it is a row or kept already.
+    pub fn keep_lost(&mut self, session: u64, id: EntryId, grant: Coupon, reason: &str) -> Result<bool, PgFault> {
+        let row = self.coupons.get(&(grant.template, grant.serial));
+        let is_row = row.is_some_and(|row| (row.epoch, row.key) == (grant.epoch, grant.key));
+        let tx = self.tx(session)?;
+        if is_row {
+            return Ok(false);
+        }
+        tx.lost.push((id, grant, reason.to_owned()));
+        Ok(true)
+    }
+
     /// Whether the session may go on within its transaction.
     pub fn carry_on(&mut self, session: u64) -> Result<(), PgFault> {
         self.tx(session).map(drop)
@@ -320,6 +331,12 @@ impl Database {
             self.coupons.insert((coupon.template, coupon.serial), coupon.clone());
         }
         self.set_aside.extend(tx.set_aside);
+        for lost in tx.lost {
+            let known = |kept: &(EntryId, Coupon, String)| (kept.0, &kept.1) == (lost.0, &lost.1);
+            if !self.set_aside.iter().any(known) {
+                self.set_aside.push(lost);
+            }
+        }
         Ok(Committed { coupons: tx.coupons, watermark })
     }
 
@@ -341,6 +358,11 @@ impl Database {
         let tx = self.session(session)?.tx.as_mut().ok_or_else(|| PgFault::fault("no transaction"))?;
         if tx.aborted { Err(aborted()) } else { Ok(tx) }
     }
+}
+
+/// Whether a grant was set aside with a history that was given up: its serial is free again.
+pub fn is_lost(reason: &str) -> bool {
+    matches!(reason, "diverged" | "wiped")
 }
 
 /// The connection broke: whether the statement took effect is not known.

@@ -146,6 +146,25 @@ impl Fleet {
         lost
     }
 
+    /// The machine that is not under the address takes it back as it stands, if it is a master still.
+    pub fn fail_back(&mut self) {
+        let other = &mut self.machines[1 - self.address];
+        if other.up && other.cell.role == "master" {
+            other.life += 1;
+            self.address = 1 - self.address;
+        }
+    }
+
+    /// A machine comes back with nothing.
+    pub fn empty(&mut self, machine: usize, now: Millis) {
+        let id = self.new_id();
+        self.kill(machine);
+        let machine = &mut self.machines[machine];
+        machine.cell = ModelCell::new(now, &id);
+        machine.kept.clear();
+        machine.up = true;
+    }
+
     /// The machine that is not under the address follows the one that is: all that it had is gone.
     pub fn demote_other(&mut self) {
         let (master, other) = (self.address, 1 - self.address);

@@ -17,6 +17,7 @@ use crate::chance::{Chance, Trace};
 use crate::crew::{Crew, FLUSHERS};
 use crate::faults::{Plan, plan, strike};
 use crate::journal::{Key, Told};
+use crate::operator;
 use crate::postgres::Database;
 use crate::redis::{Fleet, Fsync};
 use crate::shop::{Press, Shop};
@@ -29,6 +30,7 @@ pub struct Report {
     pub virtual_ms: u64,
     pub rows: usize,
     pub epochs: u16,
+    pub recoveries: u64,
     pub lossy: bool,
     pub broken: Option<String>,
     pub lines: Vec<String>,
@@ -108,6 +110,7 @@ pub fn simulate(seed: u64, keep_lines: bool) -> Report {
             virtual_ms,
             rows: state.postgres.coupons.len(),
             epochs: state.postgres.epoch,
+            recoveries: state.recoveries,
             lossy: state.lossy,
             broken: state.broken.take(),
             lines,
@@ -118,6 +121,7 @@ pub fn simulate(seed: u64, keep_lines: bool) -> Report {
 async fn play(world: Arc<World>, config: &'static Config, sale: Sale) {
     let crew = Crew::start(&world, config);
     let shop = Shop::open(&world, config);
+    let operator = operator::start(&world, config);
     let presses: Vec<_> = sale
         .presses
         .into_iter()
@@ -147,6 +151,7 @@ async fn play(world: Arc<World>, config: &'static Config, sale: Sale) {
         let standing = standing(&world);
         world.state().promise(false, || format!("it does not settle: {standing}"));
     }
+    operator.abort();
 }
 
 /// Everything works again. Clocks only go forward.
@@ -249,7 +254,8 @@ fn is_certain(told: Told) -> bool {
 
 /// Whether this is the history that the Redis under the address goes on with.
 fn serves(world: &World, identity: &Identity) -> bool {
-    world.state().redis.serving().cell.is(identity)
+    let state = world.state();
+    state.redis.serving().cell.is(identity) && identity.epoch == state.postgres.epoch
 }
 
 /// Everything on the queue is stored and trimmed.

@@ -37,7 +37,7 @@ pub struct Gateway {
     doubts: Arc<Doubts>,
     acks: Acks,
     templates: Mutex<BTreeMap<TemplateId, Arc<LiveTemplate>>>,
-    tasks: [JoinHandle<()>; 3],
+    tasks: [JoinHandle<()>; 4],
 }
 
 /// The gateways that are up, and how a shopper uses them.
@@ -57,6 +57,9 @@ pub struct Press {
 
 /// How long a claim of level `postgres` waits for its row.
 const ACK_WAIT: Duration = Duration::from_millis(3_000);
+
+/// Between two looks at PostgreSQL's epoch.
+const FLOOR_PAUSE: Duration = Duration::from_millis(200);
 
 /// Gateways at the same time.
 const GATEWAYS: usize = 2;
@@ -81,6 +84,7 @@ impl Gateway {
         let watch = tokio::spawn(cell::watch(cell.clone(), engine()));
         let (acks, poller) = acks_over(stores.clone());
         let poller = tokio::spawn(poller.run());
+        let floor = tokio::spawn(keep_floor(stores, cell.clone()));
         let gateway = Gateway {
             lane,
             lookups,
@@ -88,7 +92,7 @@ impl Gateway {
             doubts,
             acks,
             templates: Mutex::default(),
-            tasks: [lane_task, watch, poller],
+            tasks: [lane_task, watch, poller, floor],
             process,
         };
         world.state().postgres.templates.values().for_each(|row| gateway.learn(row));
@@ -167,6 +171,17 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// What the snapshot's poller does for the cell: a history that PostgreSQL has seen end is left.
+async fn keep_floor(stores: SimStores, cell: Arc<Cell>) {
+    loop {
+        tokio::time::sleep(FLOOR_PAUSE).await;
+        let epoch = stores.world.call(&stores.process, |_, state| state.postgres.up.then_some(state.postgres.epoch));
+        if let Ok(Some(epoch)) = epoch.await {
+            cell.raise_floor(epoch);
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub struct State {
     /// Something acknowledged by Redis alone may be lost: a failover with lag, or a power cut of a Redis
     /// that does not sync each answer.
     pub lossy: bool,
+    /// Recoveries that came to their end.
+    pub recoveries: u64,
     /// The first promise that was broken.
     pub broken: Option<String>,
     /// Virtual time in ms since the start, for the trace.
@@ -185,6 +187,7 @@ impl State {
             postgres,
             journal: Journal::default(),
             lossy: false,
+            recoveries: 0,
             broken: None,
             now: 0,
         }

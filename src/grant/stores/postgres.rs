@@ -16,6 +16,7 @@ use crate::domain::template::Definition;
 use crate::grant::aside::SetAside;
 use crate::grant::cells::{self, CellRow, Raised, cell_i16};
 use crate::grant::entry::{BadEntry, Grant};
+use crate::grant::queue::QueueEntry;
 use crate::grant::rows::{self, Row as GrantRow};
 use crate::grant::stored;
 use crate::grant::terms::Terms;
@@ -115,11 +116,6 @@ impl PgArchive {
         })
     }
 
-    /// The connection, for statements that are nobody else's.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     async fn run(&self, sql: &str) -> Result<(), PgFault> {
         Ok(self.client.batch_execute(sql).await?)
     }
@@ -171,6 +167,11 @@ impl Archive for PgArchive {
     ) -> Result<Vec<StoredGrant>, PgFault> {
         let last = template.ranges.last().map_or(0, |(_, last)| *last);
         stored::read(&self.client, template.id, from, last, limit).await
+    }
+
+    async fn rows_in_all(&self) -> Result<u64, PgFault> {
+        let row = self.client.query_one(include_str!("../../sql/grant/rows_in_all.sql"), &[]).await?;
+        Ok(row.get::<_, i64>(0) as u64)
     }
 
     async fn terms(&self, templates: &[TemplateId]) -> Result<Vec<(TemplateId, Option<Terms>)>, PgFault> {
@@ -248,6 +249,10 @@ impl Archive for PgArchive {
 
     async fn set_entry_aside(&self, id: EntryId, payload: &[u8], bad: &BadEntry) -> Result<(), PgFault> {
         self.set_aside.entry(&self.client, id, payload, bad).await
+    }
+
+    async fn keep_lost(&self, entry: &QueueEntry, grant: Option<&Grant<'_>>, reason: &str) -> Result<bool, PgFault> {
+        self.set_aside.lost(&self.client, entry, grant, reason).await
     }
 
     async fn count_set_aside(&self, rows: usize) -> Result<(), PgFault> {

@@ -30,6 +30,9 @@ pub struct RedisCell {
 /// Redis' clock may be set back by a second and still decide; twice that is on the safe side.
 const CLOCK_CARE_MS: Millis = 2_000;
 
+/// Entries and keys that one call reads.
+const SCAN_COUNT: usize = 500;
+
 // === impl RedisCell ===
 
 impl RedisCell {
@@ -39,6 +42,12 @@ impl RedisCell {
 
     async fn ask(&mut self, call: &Call) -> Result<Value, Fault> {
         tokio::time::timeout(self.timeout, self.link.call(call)).await.unwrap_or_else(|_| Err(Fault::timeout()))
+    }
+
+    /// Commands in one go, and the last one's answer. Over this connection alone: another one may lead to another Redis.
+    async fn plain(&mut self, commands: &[&redis::Cmd]) -> Result<Value, Fault> {
+        let all = tokio::time::timeout(self.timeout, self.link.send_all(Script::CellMeta, commands)).await;
+        all.unwrap_or_else(|_| Err(Fault::timeout()))?.pop().ok_or_else(short)
     }
 
     fn trim_call(&self, identity: &Identity, watermark: EntryId, templates: &[TemplateId], grants: usize) -> Call {
@@ -121,6 +130,52 @@ impl CellLink for RedisCell {
         let Some(Value::Array(entries)) = reply.next() else { return Err(short()) };
         let entries = entries.into_iter().map(parse_entry).collect::<Result<_, _>>()?;
         Ok(Read { now, length, entries })
+    }
+
+    async fn queue_behind(&mut self, after: EntryId) -> Result<Vec<QueueEntry>, Fault> {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(self.keys.queue()).arg(format!("({after}")).arg("+").arg("COUNT").arg(SCAN_COUNT);
+        let Value::Array(entries) = self.plain(&[&range]).await? else { return Err(Fault::reply("no entries")) };
+        entries.into_iter().map(parse_entry).collect()
+    }
+
+    async fn wipe(&mut self, identity: &Identity) -> Result<(), Fault> {
+        // Marked, unless somebody else has closed it since it was looked at.
+        self.plain(&[redis::cmd("WATCH").arg(self.keys.meta())]).await?;
+        let meta = self.meta().await?;
+        if meta.live_replid != *identity.replid || meta.epoch != identity.epoch || meta.open {
+            return Err(Fault::refused("it is not the Redis that was closed"));
+        }
+        let marked = self
+            .plain(&[
+                &redis::cmd("MULTI"),
+                redis::cmd("HSET").arg(self.keys.meta()).arg("wiping").arg("1"),
+                &redis::cmd("EXEC"),
+            ])
+            .await?;
+        if marked == Value::Nil {
+            return Err(Fault::refused("the cell was changed while it was to be wiped"));
+        }
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(self.keys.pattern()).arg("COUNT").arg(SCAN_COUNT);
+            let Value::Array(reply) = self.plain(&[&scan]).await? else { return Err(Fault::reply("no scan")) };
+            let [next, Value::Array(found)] = reply.as_slice() else { return Err(short()) };
+            let names = found.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+            let others: Vec<_> = names.iter().filter(|name| *name != self.keys.meta()).collect();
+            if !others.is_empty() {
+                int(&self.plain(&[redis::cmd("UNLINK").arg(others)]).await?)?;
+            }
+            cursor = text(next)?;
+            if cursor == "0" {
+                let (mut unlink, mut mark) = (redis::cmd("UNLINK"), redis::cmd("HSET"));
+                unlink.arg(self.keys.meta());
+                mark.arg(self.keys.meta()).arg("wiping").arg("2");
+                let commands = [&redis::cmd("MULTI"), &unlink, &mark, &redis::cmd("EXEC")];
+                return self.plain(&commands).await.map(drop);
+            }
+        }
     }
 
     async fn trim(
