@@ -102,6 +102,11 @@ pub fn mix(number: u64) -> u64 {
     z ^ z >> 31
 }
 
+/// A user id of 12 characters for a number below 2^36, each its own, in no order: indexes are not filled from one end.
+pub fn scattered(number: u64) -> String {
+    format!("u{:011}", number.wrapping_mul(0x9E37_79B9_7F4A_7C15) & ((1 << 36) - 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

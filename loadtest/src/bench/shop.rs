@@ -34,11 +34,14 @@ pub struct Plan {
     pub more: Vec<(&'static str, String)>,
     /// Redis as the gateway alone sees it, where something stands between.
     pub gateway_redis: Option<String>,
+    /// Whether Redis has a replica.
+    pub replica: bool,
 }
 
 pub struct Shop<'a> {
     stand: &'a Stand,
     pub redis: RedisServer,
+    replica: Option<RedisServer>,
     pub connection: MultiplexedConnection,
     database: String,
     env: Vec<(String, String)>,
@@ -85,7 +88,7 @@ const NEVER_REACHED: u32 = 10_000_000;
 
 impl Plan {
     pub fn new(fsync: Fsync) -> Plan {
-        Plan { fsync, more: Vec::new(), gateway_redis: None }
+        Plan { fsync, more: Vec::new(), gateway_redis: None, replica: false }
     }
 
     pub fn set(mut self, name: &'static str, value: impl ToString) -> Plan {
@@ -140,7 +143,10 @@ impl<'a> Shop<'a> {
         plan: Plan,
         between: impl FnOnce(&Path) -> Result<T, String>,
     ) -> Result<(Shop<'a>, T), String> {
-        let redis = stand.redis(plan.fsync).await?;
+        let (redis, replica) = match plan.replica {
+            true => replicated(stand, plan.fsync).await?,
+            false => (stand.redis(plan.fsync).await?, None),
+        };
         let between = between(redis.socket())?;
         let database = stand.database().await?;
         let env = plan.env(&redis.url(), &database);
@@ -160,6 +166,7 @@ impl<'a> Shop<'a> {
         let mut shop = Shop {
             stand,
             redis,
+            replica,
             connection,
             database,
             env,
@@ -212,6 +219,7 @@ impl<'a> Shop<'a> {
     /// The processes whose time a claim costs.
     pub fn processes(&self) -> Vec<(&'static str, u32)> {
         let mut processes = vec![("gateway", self.gateway.pid()), ("redis", self.redis.pid())];
+        processes.extend(self.replica.as_ref().map(|replica| ("replica", replica.pid())));
         if let Some(back) = &self.back {
             processes.push(("flusher", back.pid()));
             processes.push(("postgres", self.stand.postgres.pid()));
@@ -410,6 +418,25 @@ impl<'a> Shop<'a> {
                 format!("wrk was told {told} grants, Redis has {}", tally.granted)
             })
             .provided(other == 0, || format!("{other} answers of another kind than {expected:?}")))
+    }
+}
+
+/// A Redis and its replica, which follows it when this returns.
+async fn replicated(stand: &Stand, fsync: Fsync) -> Result<(RedisServer, Option<RedisServer>), String> {
+    let address = free_address();
+    let (host, port) = address.split_once(':').ok_or("an address has a port")?;
+    let master = stand.redis_with(fsync, &[("bind", host), ("port", port)]).await?;
+    let replica = stand.redis_with(fsync, &[("replicaof", &format!("{host} {port}"))]).await?;
+    let (mut connection, begun) = (meter::redis(&replica.url()).await?, Instant::now());
+    loop {
+        let info: Result<String, _> = redis::cmd("INFO").arg("replication").query_async(&mut connection).await;
+        if info.is_ok_and(|info| info.contains("master_link_status:up")) {
+            return Ok((master, Some(replica)));
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err("the replica does not follow".into());
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 

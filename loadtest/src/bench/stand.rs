@@ -67,8 +67,14 @@ impl Stand {
 
     /// An empty Redis that keeps an append-only file.
     pub async fn redis(&self, fsync: Fsync) -> Result<RedisServer, String> {
+        self.redis_with(fsync, &[]).await
+    }
+
+    /// The same with further lines of redis.conf.
+    pub async fn redis_with(&self, fsync: Fsync, more: &[(&str, &str)]) -> Result<RedisServer, String> {
         // When a file is rewritten depends on the bytes in it: it would hit some turns and not others.
-        let extra = vec![("auto-aof-rewrite-percentage".into(), "0".into())];
+        let lines = [("auto-aof-rewrite-percentage", "0")].iter().chain(more);
+        let extra = lines.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let options = RedisOptions { fsync, extra, ..Default::default() };
         RedisServer::start(&self.fresh_folder("redis")?, &options).await
     }

@@ -19,7 +19,7 @@ use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::shop::{Plan, Shop};
 use crate::bench::stand::{Stand, connect};
-use crate::plan::mix;
+use crate::plan::{mix, scattered};
 
 struct Copy;
 struct Flush;
@@ -79,7 +79,7 @@ fn chunk(first: u64, count: u64) -> Bytes {
             .int4(1)
             .int8(serial as i64)
             .int4(1)
-            .text(format!("u{:011}", mix(serial) % 100_000_000_000).as_bytes())
+            .text(scattered(serial).as_bytes())
             .int8(mix(!serial) as i64)
             .null()
             .null()

@@ -32,6 +32,8 @@ enum Kind {
     Throttle,
     /// HTTP/2.
     H2c,
+    /// Answered when a replica of Redis has the grant.
+    AckReplica,
     /// Answered when the row is stored.
     AckPostgres,
 }
@@ -48,6 +50,7 @@ pub fn parties() -> Vec<Box<dyn Party>> {
         ("fg-repeats-1", "always, 1 % repeats", always, Kind::Repeats(10)),
         ("fg-repeats-20", "always, 20 % repeats", always, Kind::Repeats(200)),
         ("fg-flushed", "always, rows stored in the same run", always, Kind::Flushed),
+        ("fg-ack-replica", "always, ack level replica: one of one, always, too", always, Kind::AckReplica),
         ("fg-ack-postgres", "always, ack level postgres", always, Kind::AckPostgres),
         ("fg-latch", "sold out: the latch refuses", always, Kind::Latch { keys: false }),
         ("fg-latch-keys", "the same for claims with a key", always, Kind::Latch { keys: true }),
@@ -84,6 +87,7 @@ impl Mode {
         match self.kind {
             Kind::Quotas => plan.quotas(),
             Kind::Throttle => plan.set("THROTTLE_IP_PER_S", 1).set("THROTTLE_IP_BURST", 1),
+            Kind::AckReplica => Plan { replica: true, ..plan.set("CLAIM_ACK", "replica").set("CLAIM_REPLICAS", 1) },
             Kind::AckPostgres => plan.set("CLAIM_ACK", "postgres"),
             _ => plan,
         }
@@ -103,7 +107,9 @@ impl Mode {
                 .collect(),
         };
         let (wrk, expected) = match self.kind {
-            Kind::Grants | Kind::Flushed | Kind::AckPostgres | Kind::H2c => (wrk("flash_sale", &[]), Expected::Grants),
+            Kind::Grants | Kind::Flushed | Kind::AckReplica | Kind::AckPostgres | Kind::H2c => {
+                (wrk("flash_sale", &[]), Expected::Grants)
+            }
             Kind::Quotas => (wrk("flash_sale", &[("PLACES", "1")]), Expected::Grants),
             Kind::Repeats(part) => (wrk("retry_storm", &[("REPEATS", &part.to_string())]), Expected::Grants),
             Kind::Throttle => (wrk("flash_sale", &[]), Expected::Refusals),

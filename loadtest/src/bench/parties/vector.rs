@@ -19,7 +19,7 @@ use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::shop::{Plan, Shop};
 use crate::bench::stand::Stand;
-use crate::plan::mix;
+use crate::plan::{mix, scattered};
 
 struct Vector {
     name: &'static str,
@@ -119,7 +119,7 @@ async fn claim(
             return Ok(granted);
         }
         let claims = (first..first + BATCH).map(|user| Claim {
-            user: UserRef::from_store(&format!("u{user:011}")).expect("a plain id"),
+            user: UserRef::from_store(&scattered(user)).expect("a plain id"),
             claim_key_hash: mix(user),
             ip: quotas.then(|| mix(!user)),
             device: quotas.then(|| mix(user ^ 1 << 40)),
