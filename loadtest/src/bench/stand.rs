@@ -42,6 +42,8 @@ impl Stand {
             ("checkpoint_timeout", "15min"),
             ("wal_compression", "on"),
             ("max_connections", connections.as_str()),
+            // It would clean up after one party while another has its turn.
+            ("autovacuum", "off"),
         ];
         let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let postgres = PostgresServer::start(&folder.join("pg"), &PostgresOptions { fsync: true, extra }).await?;
