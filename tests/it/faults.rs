@@ -260,6 +260,24 @@ impl Scene<'_> {
         reached(self.load, self.load.decided() + more).await;
     }
 
+    /// More claims, by other users, for as long as a fault takes: until [`Scene::enough`].
+    fn more(&self) -> Load {
+        let plan = Plan {
+            seed: mix(self.chance),
+            prefix: "more-".into(),
+            keys_per_user: 3,
+            double_clicks: 50,
+            ..Plan::new(self.template, 100_000, u64::MAX)
+        };
+        client::start(plan, front(self.app, 16), self.journal.clone())
+    }
+
+    async fn enough(&self, more: Load) {
+        more.stop();
+        let summary = more.finish().await.unwrap();
+        assert_eq!(summary.given_up, 0, "{summary:?}");
+    }
+
     /// The armed process is gone; it stays away for a moment.
     async fn died(&mut self, process: usize) {
         self.app.died(process).await;
