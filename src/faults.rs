@@ -7,7 +7,8 @@
 //!
 //! `FLOODGATE_FAILPOINT=flush_in_transaction=kill@3` kills the process when it comes by that point for
 //! the third time; `stop` instead of `kill` halts it until SIGCONT. `FLOODGATE_BUG=latch_never_ends` makes it
-//! wrong in that way. `tests/it/bites.rs` demands that a test notices each bug.
+//! wrong in that way. `tests/it/bites.rs` demands that a test notices each bug. `FLOODGATE_OTHER_BUILD=older` makes it
+//! one of another version, as far as its neighbours can tell: it says so, and its scripts have names of their own.
 
 #[cfg(feature = "faults")]
 mod on;
@@ -15,9 +16,9 @@ mod on;
 mod scripts;
 
 #[cfg(feature = "faults")]
-pub use on::{bug, is_variable, point};
+pub use on::{bug, is_variable, point, version};
 #[cfg(feature = "faults")]
-pub use scripts::patched;
+pub use scripts::{of_build, patched};
 
 /// A closed list whose names exist only where they can be used.
 macro_rules! named {
@@ -122,7 +123,14 @@ pub const fn is_variable(_: &str) -> bool {
     false
 }
 
-/// A script's source, with the bug that was asked for.
+/// The version that this process says it is of.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub const fn version() -> &'static str {
+    crate::VERSION
+}
+
+/// A script's source, with the bug that was asked for, or as the other build has it.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn patched(source: String) -> String {

@@ -124,7 +124,7 @@ pub async fn run(app: Arc<App>, roles: Roles, stop: impl Future<Output = ()>) ->
         listening.clone(),
     ));
     let gateways = if roles.gateway { start_gateways(&app, &router, &listening)? } else { Vec::new() };
-    tracing::info!(public = %config.public.listen, internal = %config.internal.listen, ?roles, version = crate::VERSION, "serving");
+    tracing::info!(public = %config.public.listen, internal = %config.internal.listen, ?roles, version = crate::faults::version(), "serving");
 
     stop.await;
     drain(&app, stop_listening, stop_flushing, internal, gateways, flusher).await;

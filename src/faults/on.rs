@@ -1,4 +1,4 @@
-//! Points and bugs as the environment asks for them.
+//! Points, bugs and the other build as the environment asks for them.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +15,7 @@ struct Armed {
 
 const FAILPOINT: &str = "FAILPOINT";
 const BUG: &str = "BUG";
+const OTHER_BUILD: &str = "OTHER_BUILD";
 
 /// A place at which a test may strike this process.
 pub fn point(here: Point) {
@@ -44,9 +45,29 @@ pub(super) fn asked_for() -> Option<Bug> {
     *BUG_ASKED_FOR
 }
 
+/// The word of the other build that this process is to be.
+pub(super) fn other_build() -> Option<&'static str> {
+    static WORD: LazyLock<Option<String>> = LazyLock::new(|| {
+        let word = std::env::var(format!("FLOODGATE_{OTHER_BUILD}")).ok()?;
+        let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        assert!(is_word, "FLOODGATE_{OTHER_BUILD}={word} is no word");
+        Some(word)
+    });
+    WORD.as_deref()
+}
+
+/// The version that this process says it is of.
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| match other_build() {
+        Some(word) => format!("{} {word}", crate::VERSION),
+        None => crate::VERSION.to_owned(),
+    });
+    &VERSION
+}
+
 /// Whether the environment may have a variable of that name, without its prefix.
 pub fn is_variable(name: &str) -> bool {
-    [FAILPOINT, BUG].contains(&name)
+    [FAILPOINT, BUG, OTHER_BUILD].contains(&name)
 }
 
 // === impl Armed ===

@@ -1,7 +1,8 @@
-//! Bugs in the scripts: a line that is there becomes one that somebody could have written instead.
+//! Bugs in the scripts: a line that is there becomes one that somebody could have written instead. And scripts of
+//! another build, which do the same under another SHA-1.
 
 use super::Bug;
-use super::on::asked_for;
+use super::on::{asked_for, other_build};
 
 /// A bug, the text that it replaces, which stands in one script or piece alone, and what stands there instead.
 const PATCHES: &[(Bug, &str, &str)] = &[
@@ -23,12 +24,18 @@ const PATCHES: &[(Bug, &str, &str)] = &[
     (Bug::TombstoneReadAsNew, "elseif t[1] == '9' then", "elseif t[1] == 'freed' then"),
 ];
 
-/// A script's source, with the bug that was asked for, if it is one of this script.
+/// A script's source, with the bug that was asked for, if it is one of this script, or as the other build has it.
 pub fn patched(source: String) -> String {
-    match PATCHES.iter().find(|(bug, ..)| Some(*bug) == asked_for()) {
+    let source = match PATCHES.iter().find(|(bug, ..)| Some(*bug) == asked_for()) {
         Some((_, right, wrong)) => source.replace(right, wrong),
         None => source,
-    }
+    };
+    other_build().map_or(source.clone(), |word| of_build(&source, word))
+}
+
+/// A script's source as the build has it that goes by this word.
+pub fn of_build(source: &str, word: &str) -> String {
+    format!("{source}\n-- {word}\n")
 }
 
 #[cfg(test)]

@@ -94,6 +94,8 @@ pub async fn serve(
             _ = connection.as_mut() => return,
             () = reached(&mut stage, Stage::Draining) => {}
         }
+        // What has arrived may not have been heard of yet: the runtime looks at its sockets once more.
+        tokio::task::yield_now().await;
         // A claim of the express is none of the library's: it would close the connection over it.
         let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
             Poll::Ready(_) => Poll::Ready(true),

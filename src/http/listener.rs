@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use metrics::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::connection::{self, Stage, reached};
@@ -116,11 +115,9 @@ pub async fn run(
         }
     }
     // Who was let into the queue before the stop is answered, too.
-    for _ in 0..BACKLOG {
-        let Some(Ok((stream, peer))) = listener.accept().now_or_never() else { break };
+    for (stream, peer) in queued(listener)? {
         admit(stream, peer);
     }
-    drop(listener);
     tokio::select! {
         () = async { while connections.join_next().await.is_some() {} } => {}
         () = reached(&mut stopped, Stage::Over) => {
@@ -132,11 +129,54 @@ pub async fn run(
     Ok(())
 }
 
+/// Closes a listener and takes what waits in its queue. The runtime may not have heard of all of it: the socket itself is
+/// asked, and what it still held would be reset.
+fn queued(listener: TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
+    let listener = listener.into_std()?;
+    let mut streams = Vec::new();
+    for _ in 0..BACKLOG {
+        match listener.accept() {
+            Ok(accepted) => streams.push(accepted),
+            // One that left meanwhile says nothing of those behind it.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(_) => break,
+        }
+    }
+    drop(listener);
+    let adopted = |(stream, peer): (std::net::TcpStream, SocketAddr)| {
+        stream.set_nonblocking(true)?;
+        Ok((TcpStream::from_std(stream)?, peer))
+    };
+    streams.into_iter().map(adopted).collect()
+}
+
 // === impl Counted ===
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.open.count.fetch_sub(1, Ordering::Relaxed);
         self.gauge.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_runtime_has_not_heard_of_is_taken_out_of_the_queue() {
+        let listener = TcpListener::from_std(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(listener.accept().now_or_never().is_none());
+        let clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        assert!(listener.accept().now_or_never().is_none(), "the runtime has not looked since");
+        let mut peers: Vec<_> = queued(listener).unwrap().into_iter().map(|(_, peer)| peer).collect();
+        peers.sort();
+        let mut expected: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
+        expected.sort();
+        assert_eq!(peers, expected);
+        assert!(std::net::TcpStream::connect(address).is_err(), "it is closed");
     }
 }

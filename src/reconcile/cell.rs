@@ -15,7 +15,7 @@ use crate::pg::PgFault;
 use crate::redis::cell::Identity;
 use crate::redis::fault::Fault;
 
-/// Entries behind the watermark that one look takes apart.
+/// Entries behind the watermark that are read at once.
 const ENTRIES_MAX: usize = 200;
 
 /// What speaks against the cell as a whole, while it is not open. None: it is being opened.
@@ -40,18 +40,22 @@ pub async fn look(view: &View<'_>) -> Result<Vec<Difference>, Blind> {
         let detail = format!("the watermark is {watermark}, the queue's last entry {}", meta.last);
         found.push(Difference::new(Kind::WatermarkAhead, detail).entry(watermark));
     }
+    // As long as one of the entries holds what is stored nowhere else, nothing may be trimmed.
+    let mut is_safe = true;
     if let Some(first) = meta.first.filter(|first| *first <= watermark) {
-        let lost = not_stored(view, watermark).await?;
-        let detail = format!("it is on the queue, and the watermark is {watermark}");
-        let untrimmed = Difference::new(Kind::EntryUntrimmed, detail).entry(first);
-        found.push(if lost.is_empty() { untrimmed.mend(Mend::Trim(Vec::new())) } else { untrimmed });
-        found.extend(lost);
+        let not_stored = not_stored(view, watermark).await?;
+        is_safe = not_stored.is_empty();
+        if is_safe {
+            let detail = format!("it is on the queue, and the watermark is {watermark}");
+            found.push(Difference::new(Kind::EntryUntrimmed, detail).entry(first).mend(Mend::Trim(Vec::new())));
+        }
+        found.extend(not_stored);
     }
     if meta.backlog == 0 && meta.queued > 0 {
         let detail = format!("{} grants are counted on a queue that is empty", meta.queued);
         found.push(Difference::new(Kind::QueueCount, detail).mend(Mend::Trim(Vec::new())));
     }
-    for (template, entry) in meta.marks.iter().filter(|(_, entry)| *entry <= watermark) {
+    for (template, entry) in meta.marks.iter().filter(|(_, entry)| is_safe && *entry <= watermark) {
         let detail = format!("it is marked as unflushed up to an entry that is stored: the watermark is {watermark}");
         let stale = Difference::new(Kind::MarkStale, detail).template(*template).entry(*entry);
         found.push(stale.mend(Mend::Trim(vec![*template])));
@@ -59,10 +63,23 @@ pub async fn look(view: &View<'_>) -> Result<Vec<Difference>, Blind> {
     Ok(found)
 }
 
-/// Grants in entries up to the watermark that PostgreSQL has not: they must not be trimmed.
+/// Grants in entries up to the watermark that PostgreSQL has not: the first of them that there are.
 async fn not_stored(view: &View<'_>, watermark: EntryId) -> Result<Vec<Difference>, Blind> {
+    let mut after = None;
+    loop {
+        let entries = stale_entries(view.app, after, watermark).await?;
+        after = entries.last().map(|entry| entry.id);
+        let found = not_stored_of(view, &entries).await?;
+        // All are looked at, as many as there may be: what is not found here would be trimmed.
+        if !found.is_empty() || after.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+async fn not_stored_of(view: &View<'_>, entries: &[QueueEntry]) -> Result<Vec<Difference>, Blind> {
     let mut found = Vec::new();
-    for queued in stale_entries(view.app, watermark).await? {
+    for queued in entries {
         let Ok(grants) = entry::decode(queued.id, &queued.payload) else { continue };
         let stored = stored(view.client, &grants).await?;
         for grant in grants.iter().filter(|grant| !stored.contains(&(grant.template, grant.serial, grant.epoch))) {
@@ -75,9 +92,11 @@ async fn not_stored(view: &View<'_>, watermark: EntryId) -> Result<Vec<Differenc
     Ok(found)
 }
 
-async fn stale_entries(app: &App, watermark: EntryId) -> Result<Vec<QueueEntry>, Fault> {
+/// Entries behind `after` up to the watermark, from the oldest on.
+async fn stale_entries(app: &App, after: Option<EntryId>, watermark: EntryId) -> Result<Vec<QueueEntry>, Fault> {
+    let begin = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
     let mut range = redis::cmd("XRANGE");
-    range.arg(app.keys.queue()).arg("-").arg(watermark.to_string()).arg("COUNT").arg(ENTRIES_MAX);
+    range.arg(app.keys.queue()).arg(begin).arg(watermark.to_string()).arg("COUNT").arg(ENTRIES_MAX);
     let Value::Array(entries) = app.redis.command(&range).await? else { return Err(Fault::reply("no entries")) };
     entries.into_iter().map(parse_entry).collect()
 }

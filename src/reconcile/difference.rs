@@ -182,7 +182,7 @@ impl Kind {
             Kind::EpochDiffers | Kind::WatermarkAhead => "see that a flusher runs: it opens the cell anew",
             Kind::EntryUntrimmed | Kind::MarkStale | Kind::QueueCount => "`--repair` trims; so does the next flush",
             Kind::EntryNotStored => {
-                "keep Redis' data; store its grants from the entry by hand, or set PostgreSQL right"
+                "let no flusher start, it would trim; store its grants from the entry by hand, or set PostgreSQL right"
             }
             Kind::TemplateMissing => {
                 "`floodgate recover --yes --force`: an open cell must not be given a template anew"

@@ -11,6 +11,7 @@ mod flusher;
 mod gateway;
 mod links;
 mod load;
+mod losses;
 mod postgres;
 mod redis;
 mod time;
@@ -60,6 +61,8 @@ struct Fault {
     ack: Option<&'static str>,
     /// What must hold beside the equations.
     also: Option<&'static str>,
+    /// The least that is lost of what was acknowledged, where the level does not cover the fault.
+    loses: Option<usize>,
     /// Not in the quick form.
     full_only: bool,
     /// Takes longer than a quick sale lasts.
@@ -120,6 +123,12 @@ impl Fault {
         self
     }
 
+    /// Acknowledged claims may be lost, so many at least. All of them are known and say so.
+    fn loses(mut self, least: usize) -> Fault {
+        self.loses = Some(least);
+        self.also("what is lost is counted, listed, and answers `claim_lost`")
+    }
+
     fn full_only(mut self, is_so: bool) -> Fault {
         self.full_only = is_so;
         self
@@ -145,22 +154,29 @@ impl Area {
         }
         let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(seed_of_now);
         let (begun, rounds) = (Instant::now(), fault.size().rounds);
-        let (mut claims, mut unknown) = (0, 0);
+        let (mut claims, mut unknown, mut lost) = (0, 0, 0);
         for round in 0..rounds {
             println!("{}, round {round}: SEED={seed}", fault.name);
-            let journal = self.round(&fault, mix(seed.wrapping_add(round)), &strike).await;
+            let (journal, lost_here) = self.round(&fault, mix(seed.wrapping_add(round)), &strike).await;
             claims += fault.size().claims;
+            lost += lost_here;
             unknown += journal.record().exchanges.iter().filter(|exchange| exchange.is_unknown()).count();
         }
+        let lost = fault.loses.map(|_| format!(", {lost} acknowledged claims lost")).unwrap_or_default();
         let also = fault.also.map(|also| format!("; {also}")).unwrap_or_default();
         let took = begun.elapsed().as_secs_f64() / rounds as f64;
         println!(
-            "| {} | {rounds} | equations{also} | hold: {claims} claims, {unknown} unknown answers resolved, {took:.1} s a round |",
+            "| {} | {rounds} | equations{also} | hold: {claims} claims, {unknown} unknown answers resolved{lost}, {took:.1} s a round |",
             fault.name
         );
     }
 
-    async fn round(&mut self, fault: &Fault, chance: u64, strike: &impl AsyncFn(&mut Scene<'_>)) -> Arc<Journal> {
+    async fn round(
+        &mut self,
+        fault: &Fault,
+        chance: u64,
+        strike: &impl AsyncFn(&mut Scene<'_>),
+    ) -> (Arc<Journal>, usize) {
         let Size { stock, users, claims, connections, .. } = fault.size();
         let app = &mut self.app;
         let mut definition = coupons(stock);
@@ -198,9 +214,18 @@ impl Area {
         for number in 0..app.processes() {
             revive(app, number).await;
         }
-        agree(app, &journal.record()).await;
+        let mut record = journal.record();
+        let lost = match fault.loses {
+            None => 0,
+            Some(least) => {
+                let lost = losses::told(app, &mut record, template).await;
+                assert!(lost >= least, "{lost} acknowledged claims were lost: nothing happened");
+                lost
+            }
+        };
+        agree(app, &record).await;
         assert_eq!(app.rows(template).await.len() as i64, stock, "sold to the last coupon: {:?}", summary.outcomes);
-        journal
+        (journal, lost)
     }
 
     async fn close(self) {
@@ -233,6 +258,24 @@ impl Scene<'_> {
     /// Waits until so many more claims are decided, or the load is over.
     async fn sells(&self, more: u64) {
         reached(self.load, self.load.decided() + more).await;
+    }
+
+    /// More claims, by other users, for as long as a fault takes: until [`Scene::enough`].
+    fn more(&self) -> Load {
+        let plan = Plan {
+            seed: mix(self.chance),
+            prefix: "more-".into(),
+            keys_per_user: 3,
+            double_clicks: 50,
+            ..Plan::new(self.template, 100_000, u64::MAX)
+        };
+        client::start(plan, front(self.app, 16), self.journal.clone())
+    }
+
+    async fn enough(&self, more: Load) {
+        more.stop();
+        let summary = more.finish().await.unwrap();
+        assert_eq!(summary.given_up, 0, "{summary:?}");
     }
 
     /// The armed process is gone; it stays away for a moment.

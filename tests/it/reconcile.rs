@@ -1,5 +1,11 @@
 //! `floodgate reconcile`: what was altered in one store is named, and mended where that is safe; a sale in
 //! full swing shows no difference; what Redis lost of acknowledged claims is known and says so.
+//!
+//! # Layout
+//! - this file: what Redis lost, what was altered, a sale, lost claims
+//! - [`kinds`]: kinds that are for a person, one by one
+
+mod kinds;
 
 use std::fs;
 use std::path::Path;
@@ -18,14 +24,15 @@ use super::support::app::{TestApp, coupons, until};
 use super::support::wire;
 
 /// What one run said.
-struct Said {
-    code: i32,
-    differences: Vec<Value>,
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub differences: Vec<Value>,
     summary: Value,
 }
 
 /// Runs the command.
-fn reconcile(app: &TestApp, more: &[&str]) -> Said {
+pub fn reconcile(app: &TestApp, more: &[&str]) -> Said {
     let mut arguments = vec!["reconcile", "--json"];
     arguments.extend(more);
     let done = tokio::task::block_in_place(|| app.command(&arguments));
@@ -333,10 +340,19 @@ async fn claims_that_redis_lost_are_counted_listed_and_say_so() {
 }
 
 fn write_journal(path: &Path, template: i64, user: &str, granted: &Value) {
+    to_file(path, &lines_of_a_claim(1, template, user, granted));
+}
+
+fn to_file(path: &Path, lines: &[String]) {
+    fs::write(path, lines.concat()).unwrap();
+}
+
+/// What a client's journal says of a claim that was granted so.
+fn lines_of_a_claim(seq: u64, template: i64, user: &str, granted: &Value) -> [String; 2] {
     let text = |value: &Value| -> Box<str> { value.as_str().unwrap().into() };
     let coupon = &granted["coupon"];
     let request = Request {
-        seq: 1,
+        seq,
         at: now_ms(),
         gateway: "a gateway".into(),
         template: template.try_into().unwrap(),
@@ -353,10 +369,8 @@ fn write_journal(path: &Path, template: i64, user: &str, granted: &Value) {
         expires_at: text(&coupon["expires_at"]),
     };
     let outcome = Outcome::Coupon { replayed: false, claim_key: text(&granted["claim_key"]), coupon };
-    let answer = Answer { seq: 1, at: now_ms(), outcome };
-    let lines =
-        [Line::Request(&request), Line::Answer(&answer)].map(|line| serde_json::to_string(&line).unwrap() + "\n");
-    fs::write(path, lines.concat()).unwrap();
+    let answer = Answer { seq, at: now_ms(), outcome };
+    [Line::Request(&request), Line::Answer(&answer)].map(|line| serde_json::to_string(&line).unwrap() + "\n")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

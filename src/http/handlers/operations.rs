@@ -26,7 +26,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn livez(_app: Arc<App>, _request: Request) -> Result<Reply, Problem> {
-    Ok(Reply::Ok(json!({"status": "alive", "version": crate::VERSION})))
+    Ok(Reply::Ok(json!({"status": "alive", "version": crate::faults::version()})))
 }
 
 /// Ready while the snapshot is loaded, the cell is open and no drain has begun: PostgreSQL or not.

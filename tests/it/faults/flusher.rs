@@ -1,6 +1,6 @@
 //! Flushers that die and freeze at every step, and a schema that is migrated beneath them.
 
-use super::{Area, Scene, fault};
+use super::{Area, Scene, fault, reached};
 use crate::support::app::{TestApp, until};
 
 const FLUSHER: usize = 2;
@@ -99,12 +99,14 @@ async fn frozen_with_entries(scene: &mut Scene<'_>) {
 /// Both flushers own the cell in turn; the second one opens it anew, for it has other quotas.
 async fn frozen_before_the_fence(scene: &mut Scene<'_>) {
     owns(scene.app, FLUSHER).await;
+    let more = scene.more();
     scene.app.arm(SECOND, Some("open_before_close=stop")).await;
     scene.app.terminate(FLUSHER).await;
     frozen(scene.app, SECOND).await;
-    assert!(!scene.load.is_over(), "no claims go on");
-    scene.sells(100).await;
+    reached(&more, more.decided() + 100).await;
+    assert!(!more.is_over(), "no claims go on");
     scene.app.signal(SECOND, libc::SIGCONT);
+    scene.enough(more).await;
     owns(scene.app, SECOND).await;
     scene.app.arm(SECOND, None).await;
     scene.app.restart_unready(FLUSHER).await;

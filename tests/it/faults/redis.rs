@@ -10,7 +10,7 @@ use redis::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::{Area, Scene, fault, is_full};
+use super::{Area, Fault, Scene, fault, is_full};
 use crate::support::app::{Plan, TestApp, coupons, may_mount, until};
 
 fn shop(name: &str, fsync: Fsync) -> Plan {
@@ -27,6 +27,18 @@ async fn redis_forgets_and_refuses() {
     area.play(fault("Redis has no memory left"), out_of_memory).await;
     let empty = fault("Redis comes back empty, and an operator recovers it").ack("postgres");
     area.play(empty, emptied).await;
+    area.close().await;
+}
+
+/// What Redis had not synced is gone. What PostgreSQL has of it is given back; where its flusher is halted, that is
+/// less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_power_of_redis_is_cut_under_everysec() {
+    let mut area = Area::of(shop("faults-everysec", Fsync::Everysec).bad_disk()).await;
+    let cut = |what: &str| -> Fault { fault(format!("Redis' power is cut under everysec{what}")).long() };
+    area.play(cut(", level redis").loses(0), async |scene| power_cut(scene, false).await).await;
+    area.play(cut(" while the flusher is halted").loses(1), async |scene| power_cut(scene, true).await).await;
+    area.play(cut(", level postgres").ack("postgres"), async |scene| power_cut(scene, false).await).await;
     area.close().await;
 }
 
@@ -101,6 +113,28 @@ async fn full(scene: &mut Scene<'_>) {
     scene.lasts(1_200).await;
     scene.app.clear_disk("redis");
     started_again(scene).await;
+}
+
+/// The last sync has ended, and the next one does not: it may be two seconds until the power is gone.
+async fn power_cut(scene: &mut Scene<'_>, halted: bool) {
+    const FLUSHER: usize = 2;
+    const UNSYNCED_CLAIMS: u64 = 100;
+    if halted {
+        scene.app.freeze(FLUSHER).await;
+    }
+    scene.app.set_disk(0, 60_000);
+    scene.sells(UNSYNCED_CLAIMS).await;
+    assert!(!scene.load.is_over(), "the load ended before the cut");
+    scene.app.kill_redis();
+    let file = std::fs::File::options().write(true).open(increment(&scene.app.redis_folder())).unwrap();
+    let (written, synced) = (file.metadata().unwrap().len(), scene.app.synced_bytes());
+    assert!(0 < synced && synced <= written, "{synced} of {written} bytes are synced");
+    file.set_len(synced).unwrap();
+    scene.app.set_disk(0, 0);
+    scene.app.start_redis().await;
+    if halted {
+        scene.app.signal(FLUSHER, libc::SIGCONT);
+    }
 }
 
 async fn slow(scene: &mut Scene<'_>) {

@@ -391,12 +391,16 @@ impl TestApp {
         gateway.links = Some(links);
     }
 
+    /// A variable of a process' environment, from its next start on; none: it has not got it.
+    pub fn set_env(&mut self, number: usize, variable: &str, value: Option<&str>) {
+        let env = &mut self.gateways[number].env;
+        env.retain(|(name, _)| name != variable);
+        env.extend(value.map(|value| (variable.to_owned(), value.to_owned())));
+    }
+
     /// Starts a process again, in order, with a failpoint in it; with none, the failpoint is gone.
     pub async fn arm(&mut self, number: usize, failpoint: Option<&str>) {
-        const VARIABLE: &str = "FLOODGATE_FAILPOINT";
-        let env = &mut self.gateways[number].env;
-        env.retain(|(name, _)| name != VARIABLE);
-        env.extend(failpoint.map(|failpoint| (VARIABLE.to_owned(), failpoint.to_owned())));
+        self.set_env(number, "FLOODGATE_FAILPOINT", failpoint);
         self.terminate(number).await;
         self.restart_unready(number).await;
     }

@@ -3,7 +3,7 @@
  *
  * Preloaded. The file named by FLOODGATE_TEST_DISK holds three numbers of 8 bytes: the errno with
  * which writes to files fail (0: they do not), how many milliseconds a sync takes, and, written by
- * the shim, the size of the file that was synced last.
+ * the shim, the size of the file that was synced last, of those that are only appended to.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,6 +41,6 @@ int fdatasync(int file) {
     if (shared && shared[1]) usleep((useconds_t)shared[1] * 1000);
     int64_t size = fstat(file, &about) == 0 ? about.st_size : 0;
     int result = (int)syscall(SYS_fdatasync, file);
-    if (shared && result == 0) shared[2] = size;
+    if (shared && result == 0 && fcntl(file, F_GETFL) & O_APPEND) shared[2] = size;
     return result;
 }

@@ -61,7 +61,7 @@ impl TestApp {
         File::options().write(true).open(self.folder.0.join(DISK_FILE)).unwrap().write_all_at(&bytes, 0).unwrap();
     }
 
-    /// The size of the file that Redis synced last.
+    /// How much of its append-only file Redis has synced.
     pub fn synced_bytes(&self) -> u64 {
         let mut bytes = [0; 8];
         File::open(self.folder.0.join(DISK_FILE)).unwrap().read_exact_at(&mut bytes, 16).unwrap();
