@@ -31,6 +31,10 @@ struct Counted {
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// How long handshakes that have begun may take to end, once none begins any more: some round trips of a data centre.
+/// Who tries meanwhile is refused a second later, when their system asks again.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(20);
+
 /// Says in a sentence that an address is taken: a bind without SO_REUSEPORT, which would share it
 /// with whoever is there.
 pub fn probe(address: SocketAddr) -> Result<(), String> {
@@ -114,7 +118,12 @@ pub async fn run(
             }
         }
     }
-    // Who was let into the queue before the stop is answered, too.
+    // Whose connection has begun before the stop is answered, too: a socket that is closed would reset it.
+    begin_nothing(&listener);
+    let last = tokio::time::Instant::now() + LAST_HANDSHAKES;
+    while let Ok(Ok((stream, peer))) = tokio::time::timeout_at(last, listener.accept()).await {
+        admit(stream, peer);
+    }
     for (stream, peer) in queued(listener)? {
         admit(stream, peer);
     }
@@ -128,6 +137,30 @@ pub async fn run(
     sweeper.abort();
     Ok(())
 }
+
+/// Lets no handshake begin; those under way go on. Where the system cannot, some of them may be reset.
+#[cfg(target_os = "linux")]
+fn begin_nothing(listener: &TcpListener) {
+    use socket2::{SockFilter, SockRef};
+    // Of a segment's flags: SYN without ACK is dropped, everything else passes.
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_OR_ACK: u32 = 0x12;
+    let of = |code: u32, if_not: u8, value: u32| SockFilter::new(code as u16, 0, if_not, value);
+    let drops_syn = [
+        of(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS_AT),
+        of(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, SYN_OR_ACK),
+        of(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, SYN),
+        of(libc::BPF_RET | libc::BPF_K, 0, 0),
+        of(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+    ];
+    if let Err(error) = SockRef::from(listener).attach_filter(&drops_syn) {
+        tracing::warn!(error = %error, "connections that begin in this moment may be reset");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn begin_nothing(_: &TcpListener) {}
 
 /// Closes a listener and takes what waits in its queue. The runtime may not have heard of all of it: the socket itself is
 /// asked, and what it still held would be reset.
@@ -165,12 +198,24 @@ mod tests {
 
     use super::*;
 
+    fn client(address: SocketAddr) -> Socket {
+        let client = socket(address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let begun = client.connect(&address.into()).unwrap_err();
+        assert_eq!(begun.raw_os_error(), Some(libc::EINPROGRESS));
+        client
+    }
+
     #[tokio::test]
-    async fn what_the_runtime_has_not_heard_of_is_taken_out_of_the_queue() {
+    async fn a_stop_lets_no_connection_begin_and_loses_none_that_has() {
         let listener = TcpListener::from_std(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         assert!(listener.accept().now_or_never().is_none());
         let clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        begin_nothing(&listener);
+        // On the loopback a handshake ends before the call that begins it.
+        let late = client(address);
+        assert!(late.peer_addr().is_err(), "it has not begun");
         assert!(listener.accept().now_or_never().is_none(), "the runtime has not looked since");
         let mut peers: Vec<_> = queued(listener).unwrap().into_iter().map(|(_, peer)| peer).collect();
         peers.sort();

@@ -189,6 +189,10 @@ impl Area {
         if let Some((process, failpoint)) = fault.armed {
             app.arm(process, Some(failpoint)).await;
             app.ready(process).await;
+            if !GATEWAYS.contains(&process) {
+                // Else it may find all that is sold at once, and come by its failpoint too seldom.
+                flusher::owns(app, process).await;
+            }
         }
         let plan = Plan {
             seed: chance,

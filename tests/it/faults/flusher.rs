@@ -62,7 +62,7 @@ async fn migrated(scene: &mut Scene<'_>) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-async fn owns(app: &TestApp, flusher: usize) {
+pub async fn owns(app: &TestApp, flusher: usize) {
     until("it is the flusher", async || app.gateway(flusher).metric("floodgate_flusher_active").await == Some(1.0))
         .await;
 }

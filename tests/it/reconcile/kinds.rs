@@ -67,6 +67,8 @@ async fn a_cell_that_is_not_where_postgres_has_it_is_opened_anew_by_a_flusher() 
         run(&app, harm).await;
         left(&app, id, &[], &[(kind, 0, 0)]).await;
         app.restart(FLUSHER).await;
+        until("it is opened anew", async || app.gateway(FLUSHER).metric("floodgate_openings_total").await == Some(1.0))
+            .await;
         let user = format!("after-{kind}");
         until("claims go on", async || app.claim(id, &user, "k", &[]).await.status != 503).await;
         stored(&app, id, 4 + number as i64).await;
