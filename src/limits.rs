@@ -65,9 +65,14 @@ const _: () = assert!(RECONCILE_PAGE_ROWS < 7_999 && 5 * MEND_ROWS_MAX < 7_999);
 /// Marks of templates that one call of the trim script may clear: Lua's `unpack` takes 7,999.
 pub const TRIM_MARKS_MAX: usize = 4_000;
 
-/// Rows that are read at once and given back at once, while the next are read: 1 MB of arguments, for which Redis
-/// takes some 10 ms.
+/// Rows that are given back in one transaction of Redis: 0.5 MB of arguments, for which it takes some 5 ms.
 pub const REAPPLY_ROWS_MAX: usize = 8_000;
+
+/// Rows that are read at once, while those of two reads before wait and are given back: 3 MB each.
+pub const REAPPLY_READ_ROWS_MAX: usize = 3 * REAPPLY_ROWS_MAX;
+
+/// Users of one template that a recovery remembers to have given something back: 16 bytes each. Of more it asks Redis.
+pub const REAPPLY_USERS_MAX: usize = 1 << 23;
 
 /// Grants that a quota can count: each costs 4 bytes in the key's field.
 pub const QUOTA_LIMIT_MAX: u32 = 1_000;

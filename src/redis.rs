@@ -21,4 +21,4 @@ pub mod master;
 mod pool;
 pub mod replicas;
 pub mod scripts;
-mod wire;
+pub mod wire;

@@ -3,21 +3,25 @@
 //! Receipts are what there is most of. They are written by one plain HSET, the rest by `cell_reapply.lua` in the same
 //! MULTI. What would stand against it is asked before, with meta and template watched: whoever closes the cell
 //! anew, or moves the cursor, meanwhile, makes EXEC do nothing. A chunk is one value for each user; what
-//! they hold already stays, and a receipt that is there is not written again.
+//! they hold already stays, and a receipt that is there is not written again. Users who cannot hold anything
+//! are not asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
-use redis::{Cmd, Value};
+use redis::Value;
 
 use super::stores::{Quotas, StoredGrant};
 use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::window::{Day, Millis};
 use crate::faults::{self, Bug};
+use crate::limits::{REAPPLY_ROWS_MAX, REAPPLY_USERS_MAX};
 use crate::redis::cell::{Identity, RECEIPT_BYTES, accepted, int, short};
 use crate::redis::client::{Call, Link};
 use crate::redis::fault::Fault;
 use crate::redis::keys::CellKeys;
 use crate::redis::scripts::Script;
+use crate::redis::wire::Packed;
 
 /// What every chunk of one template goes with.
 pub struct Given<'a> {
@@ -31,6 +35,26 @@ pub struct Given<'a> {
     pub counted_since: Option<Millis>,
 }
 
+/// Who may hold receipts of the template that is given back.
+pub struct Holders {
+    /// Hashes of those who were given something; none: anybody may hold something.
+    known: Option<HashSet<u64, BuildHasherDefault<AsItIs>>>,
+    keys: RandomState,
+}
+
+/// Grants on their way: at most [`REAPPLY_ROWS_MAX`].
+pub struct Chunk<'a> {
+    first: Serial,
+    receipts: String,
+    users: Vec<(&'a str, Receipts)>,
+    /// Places of those who may hold something.
+    asked: Vec<usize>,
+    look: Packed,
+    /// What writes them, where nobody holds anything.
+    likely: Packed,
+    call: Call,
+}
+
 /// What a look at the cell came to.
 pub enum Look {
     /// The cursor stands behind the first of the grants: nothing is to be done.
@@ -40,11 +64,11 @@ pub enum Look {
 }
 
 /// Grants to be written, if nobody has written to the cell since it was looked at.
-pub struct Write {
-    /// None where no grant has a user.
-    receipts: Option<Cmd>,
-    call: Call,
-}
+pub struct Write(Packed);
+
+/// A hash that is one already.
+#[derive(Default)]
+pub struct AsItIs(u64);
 
 /// A user's receipts of one chunk: nearly always one.
 type Receipts = smallvec::SmallVec<[u8; RECEIPT_BYTES]>;
@@ -57,47 +81,66 @@ impl Given<'_> {
         cursor(link.call(&self.call(&[], true)).await?)
     }
 
-    /// Gives grants back, in ascending order of serials. Returns the cursor: behind the last of them, or where
-    /// it stood if they begin before it; then nothing was done.
-    pub async fn give(&self, link: &mut Link, grants: &[StoredGrant]) -> Result<Serial, Fault> {
-        match self.look(link, grants).await? {
-            Look::Stands(cursor) => Ok(cursor),
-            Look::Free(write) => write.carry_out(link).await,
+    /// Gives grants back, in ascending order of serials and in chunks. Returns the cursor: behind the last of them, or
+    /// where it stood if a chunk begins before it; then nothing more was done. Redis does not wait: each chunk goes
+    /// with the look for the next one, which is made ready meanwhile.
+    pub async fn give(&self, link: &mut Link, grants: &[StoredGrant], holders: &mut Holders) -> Result<Serial, Fault> {
+        let mut chunks = grants.chunks(REAPPLY_ROWS_MAX).map(|grants| self.chunk(grants, holders));
+        let Some(chunk) = chunks.next() else { return self.cursor(link).await };
+        let (look, mut next) = tokio::join!(chunk.look(link), async { chunks.next() });
+        let mut look = look?;
+        loop {
+            let write = match look {
+                Look::Free(write) => write,
+                Look::Stands(cursor) => {
+                    let mut unwatch = Packed::default();
+                    unwatch.command(&redis::cmd("UNWATCH"));
+                    return link.send(Script::CellReapply, &unwatch).await.map(|_| cursor);
+                }
+            };
+            let (written, after) = tokio::join!(write.carry_out(link, next.as_ref()), async { chunks.next() });
+            let (cursor, answers) = written?;
+            let Some(chunk) = next else { return Ok(cursor) };
+            (look, next) = (chunk.judge(answers)?, after);
         }
     }
 
-    /// Whether grants can be given back. From now on `link` notices who else writes to the cell.
-    pub async fn look(&self, link: &mut Link, grants: &[StoredGrant]) -> Result<Look, Fault> {
-        let Some(first) = grants.first() else { return Ok(Look::Stands(self.cursor(link).await?)) };
-        let users = by_user(grants);
-        let keys = self.keys.template(self.template);
-        let (mut watch, mut held) = (redis::cmd("WATCH"), redis::cmd("HMGET"));
-        watch.arg(self.keys.meta()).arg(keys.template());
-        held.arg(keys.receipts());
-        for (user, _) in &users {
-            held.arg(user.as_bytes());
+    /// Makes a chunk ready. `holders`: who has been given something before, and these as well from now on.
+    pub fn chunk<'a>(&self, grants: &'a [StoredGrant], holders: &mut Holders) -> Chunk<'a> {
+        // Who comes a second time is asked for, too.
+        let may_hold: Vec<&str> = users_of(grants).filter(|user| holders.may_hold(user)).collect();
+        let (users, asked) = match may_hold.is_empty() {
+            true => (users_of_each(grants), Vec::new()),
+            false => {
+                let (users, places) = by_user(grants);
+                let mut asked: Vec<usize> = may_hold.iter().map(|user| places[user]).collect();
+                asked.sort_unstable();
+                asked.dedup();
+                (users, asked)
+            }
+        };
+        let template = self.keys.template(self.template);
+        let mut look = Packed::default();
+        look.command(redis::cmd("WATCH").arg(self.keys.meta()).arg(template.template()));
+        look.command(self.call(grants, false).command());
+        if !asked.is_empty() {
+            look.begin(2 + asked.len());
+            [&b"HMGET"[..], template.receipts().as_bytes()].into_iter().for_each(|part| look.part(part));
+            asked.iter().for_each(|at| look.part(users[*at].0.as_bytes()));
         }
-        let look = self.call(grants, false);
-        let mut commands = vec![&watch, look.command()];
-        if !users.is_empty() {
-            commands.push(&held);
+        let mut chunk = Chunk {
+            first: grants.first().map_or(0, |first| first.receipt.serial),
+            receipts: template.receipts().to_owned(),
+            users,
+            asked,
+            look,
+            likely: Packed::default(),
+            call: self.call(grants, true),
+        };
+        if chunk.asked.is_empty() {
+            chunk.likely = chunk.write();
         }
-        // While Redis looks, what it will most likely be told is written down.
-        let likely = async { (receipts(keys.receipts(), &users, &[]), self.call(grants, true)) };
-        let (looked, (mut receipts_of, call)) = tokio::join!(link.send_all(Script::CellReapply, &commands), likely);
-        let mut looked = looked?.into_iter().skip(1);
-        let stands = cursor(looked.next().ok_or_else(short)?)?;
-        if stands > first.receipt.serial {
-            link.send_all(Script::CellReapply, &[&redis::cmd("UNWATCH")]).await?;
-            return Ok(Look::Stands(stands));
-        }
-        if let Some(Value::Array(held)) = looked.next()
-            && held.iter().any(|value| !matches!(value, Value::Nil))
-        {
-            receipts_of = receipts(keys.receipts(), &users, &held);
-        }
-        let write = !users.is_empty() && !faults::bug(Bug::ReceiptsNotReapplied);
-        Ok(Look::Free(Write { receipts: write.then_some(receipts_of), call }))
+        chunk
     }
 
     fn call(&self, grants: &[StoredGrant], write: bool) -> Call {
@@ -132,21 +175,119 @@ impl Given<'_> {
     }
 }
 
+// === impl Chunk ===
+
+impl Chunk<'_> {
+    /// Whether it can be given back. From now on `link` notices who else writes to the cell.
+    pub async fn look(self, link: &mut Link) -> Result<Look, Fault> {
+        let answers = link.send(Script::CellReapply, &self.look).await?;
+        self.judge(answers)
+    }
+
+    fn judge(mut self, answers: Vec<Value>) -> Result<Look, Fault> {
+        let mut answers = answers.into_iter().skip(1);
+        let stands = cursor(answers.next().ok_or_else(short)?)?;
+        if stands > self.first {
+            return Ok(Look::Stands(stands));
+        }
+        if self.asked.is_empty() {
+            return Ok(Look::Free(Write(self.likely)));
+        }
+        let Some(Value::Array(held)) = answers.next() else { return Err(short()) };
+        for (at, held) in std::mem::take(&mut self.asked).into_iter().zip(held) {
+            if let Value::BulkString(held) = held {
+                self.users[at].1 = put_together(&held, &self.users[at].1);
+            }
+        }
+        Ok(Look::Free(Write(self.write())))
+    }
+
+    fn write(&self) -> Packed {
+        let mut packed = Packed::default();
+        packed.command(&redis::cmd("MULTI"));
+        if !self.users.is_empty() && !faults::bug(Bug::ReceiptsNotReapplied) {
+            packed.begin(2 + 2 * self.users.len());
+            [&b"HSET"[..], self.receipts.as_bytes()].into_iter().for_each(|part| packed.part(part));
+            for (user, receipts) in &self.users {
+                packed.part(user.as_bytes());
+                packed.part(receipts);
+            }
+        }
+        packed.command(self.call.command());
+        packed.command(&redis::cmd("EXEC"));
+        packed
+    }
+}
+
+// === impl Write ===
+
 impl Write {
-    pub async fn carry_out(self, link: &mut Link) -> Result<Serial, Fault> {
-        let (multi, exec) = (redis::cmd("MULTI"), redis::cmd("EXEC"));
-        let commands: Vec<&Cmd> =
-            [&multi].into_iter().chain(&self.receipts).chain([self.call.command(), &exec]).collect();
-        match link.send_all(Script::CellReapply, &commands).await?.pop() {
-            Some(Value::Array(mut done)) => cursor(done.pop().ok_or_else(short)?),
+    /// The cursor behind it; and the answers to the look for `next`, which goes along.
+    pub async fn carry_out(self, link: &mut Link, next: Option<&Chunk<'_>>) -> Result<(Serial, Vec<Value>), Fault> {
+        let Write(mut packed) = self;
+        let own = packed.commands();
+        if let Some(next) = next {
+            packed.append(&next.look);
+        }
+        let mut answers = link.send(Script::CellReapply, &packed).await?;
+        let looked = answers.split_off(own.min(answers.len()));
+        match answers.pop() {
+            Some(Value::Array(mut done)) => Ok((cursor(done.pop().ok_or_else(short)?)?, looked)),
             // A watched key was written to.
             _ => Err(Fault::refused("the cell was changed while rows were given back")),
         }
     }
 }
 
-/// What each user has of a chunk, as one value, in the order in which they come.
-fn by_user(grants: &[StoredGrant]) -> Vec<(&str, Receipts)> {
+// === impl Holders ===
+
+impl Holders {
+    /// Nobody holds anything, but those who are given it from now on.
+    pub fn nobody() -> Self {
+        Holders { known: Some(HashSet::default()), keys: RandomState::new() }
+    }
+
+    /// Redis is to be asked for everyone.
+    pub fn anybody() -> Self {
+        Holders { known: None, keys: RandomState::new() }
+    }
+
+    /// Whether a user may hold something; they do from now on. Two users may have one hash: then both are asked for.
+    fn may_hold(&mut self, user: &str) -> bool {
+        if self.known.as_ref().is_some_and(|known| known.len() >= REAPPLY_USERS_MAX) {
+            self.known = None;
+        }
+        let hash = self.keys.hash_one(user);
+        self.known.as_mut().is_none_or(|known| !known.insert(hash))
+    }
+}
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are hashed")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+fn users_of(grants: &[StoredGrant]) -> impl Iterator<Item = &str> {
+    grants.iter().filter_map(|grant| grant.user.as_deref())
+}
+
+/// What users have of a chunk in which none comes twice.
+fn users_of_each(grants: &[StoredGrant]) -> Vec<(&str, Receipts)> {
+    let one = |grant: &StoredGrant| Receipts::from(grant.receipt.pack());
+    grants.iter().filter_map(|grant| Some((grant.user.as_deref()?, one(grant)))).collect()
+}
+
+/// What each user has of a chunk, as one value, in the order in which they come; and where each user is.
+fn by_user(grants: &[StoredGrant]) -> (Vec<(&str, Receipts)>, HashMap<&str, usize>) {
     let mut places: HashMap<&str, usize> = HashMap::with_capacity(grants.len());
     let mut users: Vec<(&str, Receipts)> = Vec::with_capacity(grants.len());
     for grant in grants {
@@ -157,26 +298,12 @@ fn by_user(grants: &[StoredGrant]) -> Vec<(&str, Receipts)> {
         }
         users[place].1.extend_from_slice(&grant.receipt.pack());
     }
-    users
-}
-
-/// The HSET of all users' receipts, behind those that they hold.
-fn receipts(key: &str, users: &[(&str, Receipts)], held: &[Value]) -> Cmd {
-    let mut set = Cmd::with_capacity(2 + 2 * users.len(), users.len() * (RECEIPT_BYTES + 16));
-    set.arg("HSET").arg(key);
-    for (at, (user, new)) in users.iter().enumerate() {
-        set.arg(user.as_bytes());
-        match held.get(at) {
-            Some(Value::BulkString(held)) => set.arg(put_together(held, new)),
-            _ => set.arg(&new[..]),
-        };
-    }
-    set
+    (users, places)
 }
 
 /// What is held, and what of the new is not among it.
-fn put_together(held: &[u8], new: &[u8]) -> Vec<u8> {
-    let mut all = held.to_vec();
+fn put_together(held: &[u8], new: &[u8]) -> Receipts {
+    let mut all = Receipts::from_slice(held);
     for receipt in new.chunks_exact(RECEIPT_BYTES) {
         if !held.chunks_exact(RECEIPT_BYTES).any(|known| known == receipt) {
             all.extend_from_slice(receipt);
@@ -197,6 +324,14 @@ mod tests {
     fn a_receipt_that_is_held_is_not_held_twice() {
         let receipt = |number: u8| [number; RECEIPT_BYTES];
         let held = [receipt(1), receipt(2)].concat();
-        assert_eq!(put_together(&held, &[receipt(2), receipt(3)].concat()), [held, receipt(3).to_vec()].concat());
+        let both = put_together(&held, &[receipt(2), receipt(3)].concat());
+        assert_eq!(both[..], [&held[..], &receipt(3)].concat());
+    }
+
+    #[test]
+    fn who_was_given_something_may_hold_it() {
+        let mut holders = Holders::nobody();
+        assert_eq!(["ann", "ben", "ann"].map(|user| holders.may_hold(user)), [false, false, true]);
+        assert!(Holders::anybody().may_hold("ann"));
     }
 }

@@ -3,13 +3,16 @@
 //!
 //! Serials below a template's cursor in Redis are in Redis; everything from the cursor on is read
 //! from PostgreSQL by primary key, in chunks, each idempotent. While Redis takes one read's chunks
-//! the next is read, so that neither store waits for the other.
+//! the next is read, of the same template or the next, so that neither store waits for the other.
+
+use tokio::sync::mpsc;
 
 use super::opening::{OpenFault, Opening};
 use super::progress::Progress;
 use super::stores::{Archive, CellLink, Quotas, StoredGrant};
 use crate::catalog::publish::TemplateRow;
 use crate::config;
+use crate::domain::ids::Serial;
 use crate::domain::window::{Day, Millis};
 use crate::limits;
 use crate::redis::cell::Identity;
@@ -24,6 +27,9 @@ pub(super) fn quotas(quota: &config::Quota) -> Quotas {
     .map(|(limit, window_s)| (limit.into(), u64::from(window_s) * 1000))
 }
 
+/// Rows of one template on their way from PostgreSQL to Redis.
+type Rows<'a> = (&'a TemplateRow, Vec<StoredGrant>);
+
 /// Puts every template that the cell must hold, and reapplies its rows. Returns the rows.
 pub(super) async fn all<A: Archive, L: CellLink>(
     opening: &mut Opening<'_, A, L>,
@@ -31,55 +37,72 @@ pub(super) async fn all<A: Archive, L: CellLink>(
     now: impl Fn() -> Millis,
     progress: &mut Progress<'_>,
 ) -> Result<u64, OpenFault> {
+    let quotas = quotas(opening.quota);
     let (mut after, mut rows) = (0, 0);
     loop {
         let page = opening.archive.templates(after, limits::PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(rows) };
         after = last.id.as_i32();
+        let mut cursors = Vec::with_capacity(page.len());
         for template in &page {
             opening.link.put(identity, template).await?;
             if !template.freed {
+                // Without rows it only tells the cursor.
                 let day = Day::of(template.definition.timezone, now());
-                rows += one(opening, identity, template, day, progress).await?;
+                let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
+                progress.passed_over(cursor.saturating_sub(1));
+                cursors.push((template, cursor));
             }
         }
+        let (on_their_way, arriving) = mpsc::channel(1);
+        let (archive, link) = (opening.archive, &mut *opening.link);
+        let writing = write(link, identity, &quotas, &now, arriving, progress);
+        let ((), written) = tokio::try_join!(read(archive, &cursors, on_their_way), writing)?;
+        rows += written;
     }
 }
 
-/// Reapplies one template's rows from the cell's cursor on.
-async fn one<A: Archive, L: CellLink>(
-    opening: &mut Opening<'_, A, L>,
+/// Reads what lies behind the cursors, a read ahead of what is written.
+async fn read<'a>(
+    archive: &impl Archive,
+    cursors: &[(&'a TemplateRow, Serial)],
+    on_their_way: mpsc::Sender<Rows<'a>>,
+) -> Result<(), OpenFault> {
+    for (template, cursor) in cursors {
+        let mut from = *cursor;
+        loop {
+            let grants = archive.grants_from(template, from, limits::REAPPLY_READ_ROWS_MAX).await?;
+            let Some(last) = grants.last() else { break };
+            from = last.receipt.serial + 1;
+            // Nobody takes it: the writer has failed, and says so.
+            if on_their_way.send((template, grants)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write(
+    link: &mut impl CellLink,
     identity: &Identity,
-    template: &TemplateRow,
-    day: Day,
+    quotas: &Quotas,
+    now: &impl Fn() -> Millis,
+    mut arriving: mpsc::Receiver<Rows<'_>>,
     progress: &mut Progress<'_>,
 ) -> Result<u64, OpenFault> {
-    let quotas = quotas(opening.quota);
-    let in_stock = |grant: &StoredGrant| {
-        template.ranges.iter().any(|(first, last)| (*first..=*last).contains(&grant.receipt.serial))
-    };
-    // Without rows it only tells the cursor.
-    let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
-    progress.passed_over(cursor.saturating_sub(1));
-    let (archive, link) = (opening.archive, &mut *opening.link);
-    let read = |first| archive.grants_from(template, first, limits::REAPPLY_ROWS_MAX);
-    let (mut grants, mut count) = (read(cursor).await?, 0);
-    while let Some(behind) = grants.last().map(|grant| grant.receipt.serial + 1) {
-        grants.retain(in_stock);
-        let write = async {
-            if grants.is_empty() {
-                return Ok::<u64, OpenFault>(0);
-            }
-            link.reapply(identity, template, day, &quotas, &grants).await?;
-            progress.given_back(template.id, grants.len() as u64);
-            Ok(grants.len() as u64)
-        };
-        let (written, next) = tokio::join!(write, read(behind));
-        count += written?;
-        grants = next?;
+    let mut rows = 0;
+    while let Some((template, mut grants)) = arriving.recv().await {
+        grants.retain(|grant| {
+            template.ranges.iter().any(|(first, last)| (*first..=*last).contains(&grant.receipt.serial))
+        });
+        if grants.is_empty() {
+            continue;
+        }
+        let day = Day::of(template.definition.timezone, now());
+        link.reapply(identity, template, day, quotas, &grants).await?;
+        progress.given_back(template.id, grants.len() as u64);
+        rows += grants.len() as u64;
     }
-    if count > 0 {
-        tracing::info!(cell = opening.cell.0, template = template.id.0, rows = count, "rows reapplied");
-    }
-    Ok(count)
+    Ok(rows)
 }

@@ -50,8 +50,13 @@ async fn rows(
     {
         sql = sql.replace(name, &value.to_string());
     }
-    let mut copied = CopiedRows::new(client.copy_out(sql.as_str()).await?);
-    let mut rows = Vec::with_capacity(limit);
+    // On another thread: the caller writes the rows of the read before meanwhile.
+    let decoding = tokio::spawn(decode(CopiedRows::new(client.copy_out(sql.as_str()).await?)));
+    decoding.await.map_err(|error| PgFault::fault(&error.to_string()))?
+}
+
+async fn decode(mut copied: CopiedRows) -> Result<Vec<StoredGrant>, PgFault> {
+    let mut rows = Vec::new();
     while let Some(mut row) = copied.next().await? {
         // Fields are read in the order of the columns.
         let (serial, epoch) = (row.int8()? as u64, row.int4()? as u16);

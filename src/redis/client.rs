@@ -17,7 +17,7 @@ use super::fault::Fault;
 use super::master::Master;
 use super::pool::{Keeper, Pool};
 use super::scripts::Script;
-use super::wire::Wire;
+use super::wire::{Packed, Wire};
 use crate::config;
 
 /// The Redis that is the master.
@@ -107,11 +107,11 @@ impl Link {
 
     /// Commands in one go, of which those that call a script call this one. The first error reply is the error,
     /// though commands behind it may have been executed; an error within an EXEC's answer stands in it.
-    pub async fn send_all(&mut self, script: Script, commands: &[&Cmd]) -> Result<Vec<Value>, Fault> {
-        let answers = match self.wire.send_all(commands).await {
+    pub async fn send(&mut self, script: Script, packed: &Packed) -> Result<Vec<Value>, Fault> {
+        let answers = match self.wire.send(packed).await {
             Err(error) if Fault::is_noscript(&error) => {
                 load(&mut self.wire, script).await?;
-                self.wire.send_all(commands).await
+                self.wire.send(packed).await
             }
             answers => answers,
         };
@@ -122,7 +122,9 @@ impl Link {
     pub async fn call_around_wait(&mut self, call: &Call, replicas: u32, wait_ms: u64) -> Result<[Value; 3], Fault> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(replicas).arg(wait_ms);
-        let answers = self.send_all(call.script, &[&call.cmd, &wait, &call.cmd]).await?;
+        let mut packed = Packed::default();
+        [&call.cmd, &wait, &call.cmd].into_iter().for_each(|command| packed.command(command));
+        let answers = self.send(call.script, &packed).await?;
         answers.try_into().map_err(|_| Fault::reply("not three answers"))
     }
 

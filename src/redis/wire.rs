@@ -19,6 +19,13 @@ pub struct Wire {
     buffer: Vec<u8>,
 }
 
+/// Commands as they are sent.
+#[derive(Debug, Default)]
+pub struct Packed {
+    bytes: Vec<u8>,
+    commands: usize,
+}
+
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Socket for S {}
@@ -62,12 +69,18 @@ impl Wire {
     /// Commands in one go, and their answers; the first error reply is the error. After any other error, and
     /// where the future is dropped, the connection is worth nothing any more.
     pub async fn send_all(&mut self, commands: &[&Cmd]) -> RedisResult<Vec<Value>> {
-        self.out.clear();
-        for command in commands {
-            command.write_packed_command(&mut self.out);
-        }
-        self.socket.write_all(&self.out).await?;
-        let mut unfinished = Unfinished::of(commands.len());
+        let mut packed = Packed { bytes: std::mem::take(&mut self.out), commands: 0 };
+        packed.bytes.clear();
+        commands.iter().for_each(|command| packed.command(command));
+        let answers = self.send(&packed).await;
+        self.out = packed.bytes;
+        answers
+    }
+
+    /// The same of commands that are packed already.
+    pub async fn send(&mut self, packed: &Packed) -> RedisResult<Vec<Value>> {
+        self.socket.write_all(&packed.bytes).await?;
+        let mut unfinished = Unfinished::of(packed.commands);
         loop {
             if self.buffer.capacity() - self.buffer.len() < BUFFER / 2 {
                 self.buffer.reserve(self.buffer.len().max(BUFFER));
@@ -77,7 +90,7 @@ impl Wire {
             }
             if let Some(end) = unfinished.end_of(&self.buffer)? {
                 let answers = if end == self.buffer.len() {
-                    values(&self.buffer, commands.len())
+                    values(&self.buffer, packed.commands)
                 } else {
                     Err(malformed("more answers than commands"))
                 };
@@ -86,6 +99,42 @@ impl Wire {
                 return answers?.into_iter().map(Value::extract_error).collect();
             }
         }
+    }
+}
+
+// === impl Packed ===
+
+impl Packed {
+    pub fn command(&mut self, command: &Cmd) {
+        command.write_packed_command(&mut self.bytes);
+        self.commands += 1;
+    }
+
+    /// Begins a command of so many parts, its name among them; each follows by [`Packed::part`].
+    pub fn begin(&mut self, parts: usize) {
+        self.size(b'*', parts);
+        self.commands += 1;
+    }
+
+    pub fn part(&mut self, bytes: &[u8]) {
+        self.size(b'$', bytes.len());
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    pub fn append(&mut self, other: &Packed) {
+        self.bytes.extend_from_slice(&other.bytes);
+        self.commands += other.commands;
+    }
+
+    pub fn commands(&self) -> usize {
+        self.commands
+    }
+
+    fn size(&mut self, kind: u8, size: usize) {
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
     }
 }
 
@@ -234,6 +283,17 @@ mod tests {
         assert_eq!(Unfinished::of(2).end_of(ANSWER).unwrap(), None);
         assert_eq!(Unfinished::of(2).end_of(&both).unwrap(), Some(both.len()));
         assert_eq!(values(&both, 2).unwrap(), [value(ANSWER).unwrap().0, Value::Int(7)]);
+    }
+
+    #[test]
+    fn a_command_by_hand_is_the_librarys() {
+        let (mut library, mut hand) = (Packed::default(), Packed::default());
+        library.command(redis::cmd("HSET").arg("key").arg(&b"\r\n"[..]).arg(""));
+        hand.begin(4);
+        [&b"HSET"[..], b"key", b"\r\n", b""].iter().for_each(|part| hand.part(part));
+        assert_eq!((&library.bytes, library.commands), (&hand.bytes, 1));
+        hand.append(&library);
+        assert_eq!(hand.commands(), 2);
     }
 
     #[test]

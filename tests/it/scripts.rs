@@ -8,11 +8,11 @@ use floodgate::domain::ids::{EntryId, TemplateId};
 use floodgate::domain::outcome::ClaimOutcome;
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
-use floodgate::grant::given::{Given, Look};
+use floodgate::grant::given::{Given, Holders, Look};
 use floodgate::grant::stores::StoredGrant;
 use floodgate::limits::{BATCH_CLAIMS_MAX, REAPPLY_ROWS_MAX};
 use floodgate::redis::cell::Receipt;
-use floodgate::redis::client::Call;
+use floodgate::redis::client::{Call, Link};
 use floodgate::redis::keys::CellKeys;
 use floodgate::redis::scripts::Script;
 use redis::Value;
@@ -235,7 +235,8 @@ fn a_chunk_behind_the_cursor_is_passed_over_and_a_users_rows_are_put_together() 
     };
     let grants: Vec<StoredGrant> = (1..=5).map(grant).collect();
     let cursor = |stage: &RedisStage<'_>, grants: &[StoredGrant]| {
-        stage.wait(given.give(&mut stage.link(), grants)).expect("the cell is closed by this epoch")
+        let give = async |link: &mut Link| given.give(link, grants, &mut Holders::anybody()).await;
+        stage.wait(give(&mut stage.link())).expect("the cell is closed by this epoch")
     };
     assert_eq!(cursor(&stage, &grants[..3]), 4);
     assert_eq!(cursor(&stage, &grants[1..]), 4, "it begins before the cursor");
@@ -261,10 +262,11 @@ fn rows_of_an_opener_that_was_overtaken_are_not_written() {
         Given { keys: &keys, identity: &identity, template: id, day: DAY, quotas: [(0, 1); 3], counted_since: None };
     let grants = [StoredGrant { user: Some("user-7".into()), receipt: row(1, NOON).receipt, ip: None, device: None }];
     let mut link = stage.link();
-    let Ok(Look::Free(write)) = stage.wait(given.look(&mut link, &grants)) else { panic!("the cursor stands at 1") };
+    let chunk = given.chunk(&grants, &mut Holders::nobody());
+    let Ok(Look::Free(write)) = stage.wait(chunk.look(&mut link)) else { panic!("the cursor stands at 1") };
     stage.close(3);
-    assert_eq!(stage.wait(write.carry_out(&mut link)).unwrap_err().kind, "refused");
-    let fault = stage.wait(given.give(&mut link, &grants)).unwrap_err();
+    assert_eq!(stage.wait(write.carry_out(&mut link, None)).unwrap_err().kind, "refused");
+    let fault = stage.wait(given.give(&mut link, &grants, &mut Holders::nobody())).unwrap_err();
     assert_eq!((fault.kind, &*fault.detail), ("refused", "the cell refused: epoch"));
     assert_eq!(stage.plain(redis::cmd("EXISTS").arg(keys.template(id).receipts())), Value::Int(0));
 }

@@ -8,7 +8,7 @@ use super::{CellLink, Quotas, StoredGrant};
 use crate::catalog::publish::{Put, TemplateRow, put_answer, put_call};
 use crate::domain::ids::{EntryId, Serial, TemplateId};
 use crate::domain::window::{Day, Millis};
-use crate::grant::given::Given;
+use crate::grant::given::{Given, Holders};
 use crate::grant::queue::{QueueEntry, Read};
 use crate::limits;
 use crate::redis::cell::{CellMeta, Identity, accepted, int, read_meta, short, text};
@@ -16,6 +16,7 @@ use crate::redis::client::{Call, Link};
 use crate::redis::fault::Fault;
 use crate::redis::keys::CellKeys;
 use crate::redis::scripts::Script;
+use crate::redis::wire::Packed;
 
 /// A link and the keys of the cell that it is used for.
 pub struct RedisCell {
@@ -25,6 +26,8 @@ pub struct RedisCell {
     timeout: Duration,
     /// Redis' time when its meta was read last: it is not earlier now.
     seen: Millis,
+    /// The template that is being given back, and who of it may hold something.
+    holders: Option<(TemplateId, Holders)>,
 }
 
 /// Redis' clock may be set back by a second and still decide; twice that is on the safe side.
@@ -37,7 +40,7 @@ const SCAN_COUNT: usize = 500;
 
 impl RedisCell {
     pub fn new(link: Link, keys: CellKeys, timeout: Duration) -> Self {
-        RedisCell { link, keys, timeout, seen: 0 }
+        RedisCell { link, keys, timeout, seen: 0, holders: None }
     }
 
     async fn ask(&mut self, call: &Call) -> Result<Value, Fault> {
@@ -46,7 +49,9 @@ impl RedisCell {
 
     /// Commands in one go, and the last one's answer. Over this connection alone: another one may lead to another Redis.
     async fn plain(&mut self, commands: &[&redis::Cmd]) -> Result<Value, Fault> {
-        let all = tokio::time::timeout(self.timeout, self.link.send_all(Script::CellMeta, commands)).await;
+        let mut packed = Packed::default();
+        commands.iter().for_each(|command| packed.command(command));
+        let all = tokio::time::timeout(self.timeout, self.link.send(Script::CellMeta, &packed)).await;
         all.unwrap_or_else(|_| Err(Fault::timeout()))?.pop().ok_or_else(short)
     }
 
@@ -104,6 +109,16 @@ impl CellLink for RedisCell {
         rows: &[StoredGrant],
     ) -> Result<Serial, Fault> {
         let window = quotas.iter().map(|(_, window)| *window as Millis).max().unwrap_or_default();
+        // Of a template that nobody holds anything of, only those hold something who were given it here.
+        let known = self.holders.take().filter(|(id, _)| *id == template.id && !rows.is_empty());
+        let (mut holders, timeout) = match known {
+            Some((_, holders)) => (holders, self.timeout * (rows.len() / limits::REAPPLY_ROWS_MAX + 1) as u32),
+            None => {
+                let keys = self.keys.template(template.id);
+                let exists = self.plain(&[redis::cmd("EXISTS").arg(keys.receipts())]).await?;
+                (if int(&exists)? == 0 { Holders::nobody() } else { Holders::anybody() }, self.timeout)
+            }
+        };
         let given = Given {
             keys: &self.keys,
             identity,
@@ -112,8 +127,9 @@ impl CellLink for RedisCell {
             quotas: *quotas,
             counted_since: template.definition.quotas.then_some(self.seen - window - CLOCK_CARE_MS),
         };
-        let give = tokio::time::timeout(self.timeout, given.give(&mut self.link, rows));
+        let give = tokio::time::timeout(timeout, given.give(&mut self.link, rows, &mut holders));
         let cursor = give.await.unwrap_or_else(|_| Err(Fault::timeout()))?;
+        self.holders = Some((template.id, holders));
         if rows.last().is_some_and(|last| cursor != last.receipt.serial + 1) {
             return Err(Fault::reply("rows that were given back were passed over"));
         }

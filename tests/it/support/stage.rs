@@ -11,7 +11,7 @@ use floodgate::claim::redis_engine::RedisEngine;
 use floodgate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use floodgate::domain::user::UserRef;
 use floodgate::domain::window::{Day, Millis};
-use floodgate::grant::given::Given;
+use floodgate::grant::given::{Given, Holders};
 use floodgate::grant::stores::StoredGrant;
 use floodgate::redis::cell::{self, CellMeta, Holding, Identity, be};
 use floodgate::redis::client::{Call, Link, Redis};
@@ -341,7 +341,7 @@ impl Stage for RedisStage<'_> {
         let given = self.wait(async {
             let cursor = given.cursor(&mut link).await?;
             grants.retain(|grant| grant.receipt.serial >= cursor);
-            given.give(&mut link, &grants).await
+            given.give(&mut link, &grants, &mut Holders::anybody()).await
         });
         given.err().map(|fault| fault.detail)
     }

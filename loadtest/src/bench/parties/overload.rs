@@ -25,8 +25,8 @@ struct Overload;
 /// A claim takes about 60 bytes of a batch's request: some thousand claims a second, which a generator on the
 /// same machine can offer three times over.
 const BYTES_PER_SECOND: f64 = 240_000.0;
-/// The first guess at the peak; the loads after it find it.
-const GUESS: u64 = 5_000;
+/// What is offered first, a second: less than the peak, which the loads after it find.
+const FIRST: f64 = 4_000.0;
 /// Requests under way: more than the gateway lets wait, so that the load stays open.
 const CONNECTIONS: usize = 24;
 const STREAMS: usize = 200;
@@ -74,19 +74,19 @@ async fn turn(stand: &Stand) -> Result<Sample, String> {
         Ok(report)
     };
     let duration = stand.duration();
-    let first = load("peak", GUESS, duration).await?;
-    let guess = first.granted.count() as f64 / first.took.as_secs_f64();
-    if guess < 1.0 {
-        return Err(format!("behind the relay nothing is granted: {:?}", first.outcomes));
-    }
-    // A little more than it could, until it can no more.
-    let mut peak = guess;
-    for name in ["more", "yet-more", "most"] {
-        let found = goodput(&load(name, (peak * 1.3) as u64, duration).await?);
-        if found <= peak * 1.05 {
+    // More and more, until more brings nothing more.
+    let (mut peak, mut rate) = (0.0f64, FIRST);
+    for name in ["first", "more", "yet-more", "still-more", "most", "last"] {
+        let found = goodput(&load(name, rate as u64, duration).await?);
+        let gains = found > peak * 1.03;
+        peak = peak.max(found);
+        if !gains {
             break;
         }
-        peak = found;
+        rate *= 1.25;
+    }
+    if peak < 1.0 {
+        return Err("behind the relay nothing is granted".into());
     }
     let over = load("over", (peak * 3.0) as u64, duration.max(Duration::from_secs(2))).await?;
     let calm = load("calm", (peak / 2.0) as u64, duration.max(Duration::from_secs(2))).await?;
