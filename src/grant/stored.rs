@@ -52,7 +52,7 @@ async fn rows(
     }
     // On another thread: the caller writes the rows of the read before meanwhile.
     let decoding = tokio::spawn(decode(CopiedRows::new(client.copy_out(sql.as_str()).await?)));
-    decoding.await.map_err(|error| PgFault::fault(&error.to_string()))?
+    decoding.await.map_err(|error| PgFault::fault(error.to_string()))?
 }
 
 async fn decode(mut copied: CopiedRows) -> Result<Vec<StoredGrant>, PgFault> {
