@@ -10,10 +10,11 @@ const SECOND: usize = 3;
 async fn one_flusher() {
     let plan = TestApp::plan("faults-flusher").process("gateway").process("gateway").process("flusher,worker");
     let mut area = Area::of(plan).await;
+    // With its first batch: a busy machine may give it all that is sold in one.
     for (when, failpoint) in [
-        ("before its transaction", "flush_before_transaction=kill@3"),
-        ("within its transaction", "flush_in_transaction=kill@3"),
-        ("after its commit, before it trims", "flush_before_trim=kill@3"),
+        ("before its transaction", "flush_before_transaction=kill"),
+        ("within its transaction", "flush_in_transaction=kill"),
+        ("after its commit, before it trims", "flush_before_trim=kill"),
     ] {
         area.play(fault(format!("a flusher is killed {when}")).armed(FLUSHER, failpoint), killed).await;
     }
@@ -46,11 +47,8 @@ async fn two_flushers() {
     area.close().await;
 }
 
-/// Claims go on until it has died: on a busy machine it might find all that was sold in fewer than three batches.
 async fn killed(scene: &mut Scene<'_>) {
-    let more = scene.more();
     scene.died(FLUSHER).await;
-    scene.enough(more).await;
 }
 
 async fn killed_while_it_opens(scene: &mut Scene<'_>) {
