@@ -98,7 +98,8 @@ impl Run {
         let settings = Settings {
             rounds: if self.quick { 1 } else { self.rounds.max(1) },
             seconds: if self.quick { 1.0 } else { self.seconds.max(1.0) },
-            connections: self.connections.max(1),
+            // A hot row lets hardly one of many through in a second.
+            connections: if self.quick { self.connections.min(32) } else { self.connections },
             only: self.only,
             quick: self.quick,
             folder: folder.clone(),
