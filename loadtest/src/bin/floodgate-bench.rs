@@ -99,7 +99,7 @@ impl Run {
             rounds: if self.quick { 1 } else { self.rounds.max(1) },
             seconds: if self.quick { 1.0 } else { self.seconds.max(1.0) },
             // A hot row lets hardly one of many through in a second.
-            connections: if self.quick { self.connections.min(32) } else { self.connections },
+            connections: if self.quick { self.connections.clamp(1, 32) } else { self.connections.max(1) },
             only: self.only,
             quick: self.quick,
             folder: folder.clone(),

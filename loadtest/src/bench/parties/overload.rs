@@ -80,7 +80,7 @@ async fn turn(stand: &Stand) -> Result<Sample, String> {
         let found = goodput(&load(name, rate as u64, duration).await?);
         let gains = found > peak * 1.03;
         peak = peak.max(found);
-        if !gains {
+        if !gains && peak >= 1.0 {
             break;
         }
         rate *= 1.25;
