@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::domain::code::CodeKey;
+use crate::domain::template::{AckLevel, Definition};
 use crate::webhook::{Signer, Target};
 use crate::{limits, pricing};
 
@@ -154,18 +155,10 @@ pub struct Quota {
     pub device_window_s: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ack {
-    Redis,
-    Replica,
-    Postgres,
-}
-
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
-    pub ack: Ack,
+    pub ack: AckLevel,
     pub deadline_ms: u64,
     pub answer_margin_ms: u64,
     pub replicas: u32,
@@ -434,6 +427,15 @@ impl Config {
 /// Milliseconds of a setting as a duration.
 pub fn ms(value: u64) -> Duration {
     Duration::from_millis(value)
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// The level at which claims of a template are acknowledged.
+    pub fn level(&self, template: &Definition) -> AckLevel {
+        template.ack.unwrap_or(self.ack)
+    }
 }
 
 // === impl Secret ===

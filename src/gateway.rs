@@ -18,7 +18,7 @@ use crate::claim::engine::{Claim, Held};
 use crate::claim::lane::{Answer, Job, LaneHandle};
 use crate::claim::lookup::{Lookup, LookupHandle};
 use crate::clock::{mono_ms, now_ms};
-use crate::config::{self, ms};
+use crate::config::ms;
 use crate::domain::audience::Facts;
 use crate::domain::code::{CouponName, to_base32};
 use crate::domain::ids::{EntryId, TemplateId};
@@ -153,6 +153,10 @@ async fn decide(
         Answer::Replayed { held, last } => (held, last, true),
         // An earlier request of the same key may still execute: only its end tells.
         _ if app.claims.doubts.holds(template.id, request.user, hash) => return Err(unknown(&claim_key)),
+        Answer::UserLimit { held, last } => {
+            let held = shown(app, &template, held, last, begun).await;
+            return Err(refusal_of(app, &template, Answer::UserLimit { held, last }, now, &claim_key));
+        }
         refused => return Err(refusal_of(app, &template, refused, now, &claim_key)),
     };
     acknowledge(app, Granted { template, held, replayed, claim_key }, entry, begun).await
@@ -201,47 +205,64 @@ fn own_refusal(app: &App, template: &LiveTemplate, request: &ClaimRequest<'_>, n
 
 /// Waits for the ack level. What cannot be acknowledged is said as it is: the grant stands.
 async fn acknowledge(app: &App, granted: Granted, entry: EntryId, begun: Instant) -> Result<Granted, Problem> {
-    let level = granted.template.definition.ack.unwrap_or(match app.config.claim.ack {
-        config::Ack::Redis => AckLevel::Redis,
-        config::Ack::Replica => AckLevel::Replica,
-        config::Ack::Postgres => AckLevel::Postgres,
-    });
-    match level {
+    match app.config.claim.level(&granted.template.definition) {
         AckLevel::Redis => Ok(granted),
-        // Apart, so that claims which do not wait for it carry nothing of it along.
-        AckLevel::Replica => Box::pin(confirmed(app, granted, entry)).await,
         AckLevel::Postgres if faults::bug(Bug::AckNotWaited) => Ok(granted),
-        AckLevel::Postgres => Box::pin(stored(app, granted, entry, begun)).await,
+        // Apart, so that claims which do not wait for it carry nothing of it along.
+        level => Box::pin(acknowledged(app, level, granted, entry, begun)).await,
     }
 }
 
-/// Waits until replicas have the grant.
-async fn confirmed(app: &App, granted: Granted, entry: EntryId) -> Result<Granted, Problem> {
-    let waiting = Instant::now();
-    // The entry was told by the script that answered: its epoch is the one that held then.
-    let deadline = (waiting + ms(app.config.claim.replica_wait_ms)).into();
-    let confirmed = app.confirms.wait(entry.epoch, deadline).await;
-    metrics().claim_replica_seconds.record(waiting.elapsed());
-    if confirmed { Ok(granted) } else { Err(unknown(&granted.claim_key)) }
-}
-
-/// Waits until the grant's row is committed.
-async fn stored(app: &App, granted: Granted, entry: EntryId, begun: Instant) -> Result<Granted, Problem> {
+async fn acknowledged(
+    app: &App,
+    level: AckLevel,
+    granted: Granted,
+    entry: EntryId,
+    begun: Instant,
+) -> Result<Granted, Problem> {
     faults::point(Point::ClaimBeforeAck);
-    let waiting = Instant::now();
-    let deadline = (begun + ms(app.config.claim.postgres_wait_ms)).into();
-    let Granted { template, held, claim_key, .. } = &granted;
-    let awaited = Awaited { entry, template: template.id, serial: held.serial, epoch: held.epoch };
-    let ack = app.acks.wait(awaited, deadline).await;
-    metrics().claim_postgres_seconds.record(waiting.elapsed());
-    match ack {
+    match reached(app, level, granted.template.id, &granted.held, entry, begun).await {
         Ack::Committed => Ok(granted),
         Ack::SetAside => Err(Problem::of(
             ClaimOutcome::SetAside,
             "the coupon was granted, but its row was refused; it is set aside for an operator",
         )
-        .with("claim_key", claim_key.as_str())),
-        Ack::BeyondFinal | Ack::Unknown => Err(unknown(claim_key)),
+        .with("claim_key", granted.claim_key.as_str())),
+        Ack::BeyondFinal | Ack::Unknown => Err(unknown(&granted.claim_key)),
+    }
+}
+
+/// Of the coupons that a refusal would show, those that have reached the template's ack level in time: whoever is
+/// shown a coupon may count on it.
+async fn shown(app: &App, template: &LiveTemplate, held: Vec<Held>, last: EntryId, begun: Instant) -> Vec<Held> {
+    let level = app.config.claim.level(&template.definition);
+    if level == AckLevel::Redis {
+        return held;
+    }
+    let waiting = held.iter().map(|held| reached(app, level, template.id, held, last, begun));
+    let acks = Box::pin(futures_util::future::join_all(waiting)).await;
+    held.into_iter().zip(acks).filter(|(_, ack)| *ack == Ack::Committed).map(|(held, _)| held).collect()
+}
+
+/// Waits until a coupon that Redis has is where its level wants it, `entry` having told of it.
+async fn reached(app: &App, level: AckLevel, template: TemplateId, held: &Held, entry: EntryId, begun: Instant) -> Ack {
+    let waiting = Instant::now();
+    match level {
+        AckLevel::Redis => Ack::Committed,
+        AckLevel::Replica => {
+            // The entry was told by the script that answered: its epoch is the one that held then.
+            let deadline = (waiting + ms(app.config.claim.replica_wait_ms)).into();
+            let confirmed = app.confirms.wait(entry.epoch, deadline).await;
+            metrics().claim_replica_seconds.record(waiting.elapsed());
+            if confirmed { Ack::Committed } else { Ack::Unknown }
+        }
+        AckLevel::Postgres => {
+            let deadline = (begun + ms(app.config.claim.postgres_wait_ms)).into();
+            let awaited = Awaited { entry, template, serial: held.serial, epoch: held.epoch };
+            let ack = app.acks.wait(awaited, deadline).await;
+            metrics().claim_postgres_seconds.record(waiting.elapsed());
+            ack
+        }
     }
 }
 
@@ -249,9 +270,9 @@ fn refusal_of(app: &App, template: &LiveTemplate, answer: Answer, now: Millis, c
     let definition = &template.definition;
     let until_midnight = || (Day::of(definition.timezone, now).end - now).max(1) as u64;
     match answer {
-        Answer::UserLimit(held) => {
+        Answer::UserLimit { held, .. } => {
             let coupons: Vec<Value> = held.iter().map(|held| held_json(app, template, held)).collect();
-            let detail = format!("the user holds {} of {} allowed", held.len(), definition.limits.per_user);
+            let detail = format!("the user holds all {} that are allowed", definition.limits.per_user);
             Problem::of(ClaimOutcome::UserLimitReached, detail).with("coupons", coupons)
         }
         Answer::Quota { scope, until } => {

@@ -24,6 +24,7 @@ use crate::clock::mono_ms;
 use crate::config;
 use crate::domain::ids::{EntryId, Epoch, Serial};
 use crate::domain::outcome::{ClaimOutcome, Scope};
+use crate::domain::template::AckLevel;
 use crate::domain::window::{Day, Millis};
 use crate::faults::{self, Bug, Point};
 use crate::redis::fault::{Executed, Fault};
@@ -43,7 +44,11 @@ pub enum Answer {
         held: Held,
         last: EntryId,
     },
-    UserLimit(Vec<Held>),
+    /// The user has all they may have: these; their rows are stored at the latest with `last`.
+    UserLimit {
+        held: Vec<Held>,
+        last: EntryId,
+    },
     Quota {
         scope: Scope,
         until: Millis,
@@ -97,6 +102,8 @@ struct Bundle {
     template: Arc<LiveTemplate>,
     group: Group,
     answers: Vec<oneshot::Sender<Answer>>,
+    /// Whether grants are acknowledged before they are rows.
+    early: bool,
 }
 
 struct Lane<E> {
@@ -194,7 +201,8 @@ impl<E: Engine> Lane<E> {
                         day: Day { start: 0, end: 0 },
                         claims: Vec::new(),
                     };
-                    bundles.push(Bundle { template, group, answers: Vec::new() });
+                    let early = self.shared.settings.level(&template.definition) != AckLevel::Postgres;
+                    bundles.push(Bundle { template, group, answers: Vec::new(), early });
                     bundles.len() - 1
                 }
             };
@@ -220,8 +228,10 @@ impl<E: Engine> Lane<E> {
             for bundle in &mut bundles {
                 bundle.group.day = day_of(&bundle.template, redis_now);
             }
-            let (groups, waiting): (Vec<_>, Vec<_>) =
-                bundles.into_iter().map(|bundle| (bundle.group, (bundle.template, bundle.answers))).unzip();
+            let (groups, waiting): (Vec<_>, Vec<_>) = bundles
+                .into_iter()
+                .map(|bundle| (bundle.group, (bundle.template, bundle.answers, bundle.early)))
+                .unzip();
             let left = budget.saturating_sub(begun.elapsed());
             let batch = Batch {
                 deadline: redis_now + left.as_millis() as Millis,
@@ -235,7 +245,7 @@ impl<E: Engine> Lane<E> {
             bundles = waiting
                 .into_iter()
                 .zip(batch.groups)
-                .map(|((template, answers), group)| Bundle { template, group, answers })
+                .map(|((template, answers, early), group)| Bundle { template, group, answers, early })
                 .collect();
             let given_up = |sent| Err(if sent { Fault::timeout() } else { Fault::not_sent() });
             match reply.unwrap_or_else(|_| given_up(self.engine.sent())) {
@@ -386,11 +396,13 @@ fn answer_all(
         for ((answer, decision), claim) in bundle.answers.into_iter().zip(decisions).zip(bundle.group.claims) {
             let _ = answer.send(match decision {
                 Decision::Granted(serial) => {
-                    grants.push(ring_grant(claim, serial, now));
+                    if bundle.early {
+                        grants.push(ring_grant(claim, serial, now));
+                    }
                     Answer::Granted { held: Held { serial, epoch, acquired: now }, entry }
                 }
                 Decision::Replayed(held) => Answer::Replayed { held, last },
-                Decision::UserLimit(held) => Answer::UserLimit(held),
+                Decision::UserLimit(held) => Answer::UserLimit { held, last },
                 Decision::Quota { scope, until } => Answer::Quota { scope, until },
                 Decision::Refused(outcome) => {
                     if outcome == ClaimOutcome::SoldOut {
@@ -423,9 +435,11 @@ fn settle_all(bundles: Vec<Bundle>, replies: Vec<LookupGroupReply>, last: EntryI
                             Answer::Replayed { held, last }
                         }
                         Some(held) => {
-                            let grants = vec![ring_grant(claim, held.serial, held.acquired)];
-                            let (template, epoch) = (bundle.template.id, held.epoch);
-                            ring.push(RingBatch { template, epoch, entry: last, grants });
+                            if bundle.early {
+                                let grants = vec![ring_grant(claim, held.serial, held.acquired)];
+                                let (template, epoch) = (bundle.template.id, held.epoch);
+                                ring.push(RingBatch { template, epoch, entry: last, grants });
+                            }
                             Answer::Granted { held, entry: last }
                         }
                         None => Answer::Refused(ClaimOutcome::Unavailable),
@@ -482,7 +496,7 @@ mod tests {
         let claim =
             |key| Claim { user: UserRef::from_store("u").unwrap(), claim_key_hash: key, ip: None, device: None };
         let group = Group { claims: [1, 2, 2, 3].map(claim).into(), ..group };
-        let bundle = Bundle { template: live(), group, answers };
+        let bundle = Bundle { template: live(), group, answers, early: true };
         let held = |serial, acquired| Some(Held { serial, epoch: 1, acquired });
         // Granted before; twice in the batch that had no answer; not granted.
         let found = LookupGroupReply::Found(vec![held(1, 99), held(2, 100), held(2, 100), None]);

@@ -10,7 +10,8 @@ use clap::Args;
 use redis::Value;
 
 use super::{Failure, Source, descriptors, out, runtime};
-use crate::config::{Ack, Config};
+use crate::config::Config;
+use crate::domain::template::AckLevel;
 use crate::pg::{Pg, migrate};
 use crate::redis::client::Redis;
 
@@ -157,7 +158,7 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
             Err(error) => report.warn(&what, format_args!("cannot be read ({error}): make sure yourself, {remedy}")),
             Ok(value) if name == "appendfsync" && value == "everysec" => report.warn(
                 &what,
-                "everysec: a power cut takes up to 2 s of claims acknowledged at level redis; set always, or use level postgres",
+                "everysec: a power cut, or a kill on a slow disk, takes up to 2 s of claims acknowledged at level redis; set always, or use level postgres",
             ),
             Ok(value) => report.demand(&what, &value, holds.contains(&value.as_str()), remedy),
         }
@@ -176,7 +177,7 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
 /// What ack level replica, and a failover, stand on.
 async fn replication(report: &mut Report, config: &Config, redis: &Redis, connected: &str) {
     let wanted = config.claim.replicas;
-    let is_default = config.claim.ack == Ack::Replica;
+    let is_default = config.claim.ack == AckLevel::Replica;
     let sentinels = redis.master().sentinels();
     let count: u32 = connected.parse().unwrap_or(0);
     let found = format!("{connected} connected, claim.replicas is {wanted}");

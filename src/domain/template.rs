@@ -18,6 +18,7 @@ mod write;
 
 use chrono_tz::Tz;
 use rust_decimal::Decimal;
+use serde::Deserialize;
 
 use super::audience::Audience;
 use super::window::{Millis, Validity};
@@ -29,7 +30,8 @@ pub use patch::{draft_with, patch_published};
 pub(crate) use shape::read_rules;
 
 /// How far an acknowledged claim has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AckLevel {
     /// The script ran. Under `appendfsync always` the grant is on Redis' disk.
     Redis,

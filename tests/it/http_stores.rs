@@ -126,6 +126,9 @@ async fn without_postgres_claims_go_on_and_those_that_need_it_are_unknown_until_
     assert_eq!(keyed.json["claim_key"], "k-1");
     let made = keyless.json["claim_key"].as_str().unwrap().to_owned();
     assert_eq!(app.claim(strict, "u-0", "k", &[]).await.code(), "outcome_unknown");
+    // Nobody is shown a coupon that may not count.
+    let limited = app.claim(strict, "u-1", "k-2", &[]).await;
+    assert_eq!((limited.code(), &limited.json["coupons"]), ("user_limit_reached", &json!([])), "{limited:?}");
     assert_eq!(app.claim(plain, "u-1", "k-1", &[]).await.code(), "granted");
     assert_eq!(app.gateway(0).readyz().await, Some(200), "ready, PostgreSQL or not");
     assert_eq!(app.get("u-1", "/v1/me/coupons", &[]).await.code(), "unavailable");
@@ -140,6 +143,9 @@ async fn without_postgres_claims_go_on_and_those_that_need_it_are_unknown_until_
         assert_eq!(replay.json["coupon"]["serial"], row.serial);
     }
     assert_eq!(app.rows(strict).await.len(), 3, "each once");
+    let limited = app.claim(strict, "u-1", "k-2", &[]).await;
+    let theirs = &app.claim(strict, "u-1", "k-1", &[]).await.json["coupon"];
+    assert_eq!(limited.json["coupons"][0]["code"], theirs["code"], "{limited:?}");
     until("what was granted meanwhile is stored", async || app.rows(plain).await.len() == 1).await;
     app.stop().await;
 }

@@ -145,7 +145,7 @@ impl Gateway {
             Answer::Granted { held, entry } => self.acknowledge(&live, held, entry).await,
             Answer::Replayed { held, last } => self.acknowledge(&live, held, last).await,
             _ if self.doubts.holds(*template, &user, *key) => Told::Unknown,
-            Answer::UserLimit(_) => Told::Refused(ClaimOutcome::UserLimitReached),
+            Answer::UserLimit { .. } => Told::Refused(ClaimOutcome::UserLimitReached),
             Answer::Quota { .. } => Told::Refused(ClaimOutcome::QuotaExceeded),
             Answer::Refused(outcome) => Told::Refused(outcome),
             Answer::Unknown => Told::Unknown,

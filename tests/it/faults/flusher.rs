@@ -1,5 +1,8 @@
 //! Flushers that die and freeze at every step, and a schema that is migrated beneath them.
 
+use floodgate::domain::ids::CellId;
+use floodgate::redis::keys::CellKeys;
+
 use super::{Area, Scene, fault, reached};
 use crate::support::app::{TestApp, until};
 
@@ -37,11 +40,10 @@ async fn two_flushers() {
     let plan = plan.process("flusher").with("QUOTA_USER_LIMIT", 1_000).set("POSTGRES_STATEMENT_TIMEOUT_MS", 1_000);
     let mut area = Area::of(plan).await;
     let frozen = fault("a flusher is frozen within its transaction and thawed when another has its turn");
-    area.play(frozen.without(SECOND).armed(FLUSHER, "flush_in_transaction=stop@3").long(), frozen_in_its_transaction)
+    area.play(frozen.without(SECOND).armed(FLUSHER, "flush_in_transaction=stop").long(), frozen_in_its_transaction)
         .await;
     let frozen = fault("a flusher is frozen with entries in hand and thawed when another has stored them");
-    area.play(frozen.without(SECOND).armed(FLUSHER, "flush_before_transaction=stop@3").long(), frozen_with_entries)
-        .await;
+    area.play(frozen.without(SECOND).armed(FLUSHER, "flush_before_transaction=stop").long(), frozen_with_entries).await;
     let opener = fault("an opener is frozen between its look at the cell and its fence, and claims go on");
     area.play(opener.without(SECOND).long(), frozen_before_the_fence).await;
     area.close().await;
@@ -66,6 +68,12 @@ async fn migrated(scene: &mut Scene<'_>) {
 pub async fn owns(app: &TestApp, flusher: usize) {
     until("it is the flusher", async || app.gateway(flusher).metric("floodgate_flusher_active").await == Some(1.0))
         .await;
+}
+
+/// Nothing is on the queue.
+pub async fn stored(app: &TestApp) {
+    let queue = CellKeys::new(CellId(0)).queue().to_owned();
+    until("the queue is empty", async || app.redis(&["XLEN", &queue]).await == redis::Value::Int(0)).await;
 }
 
 async fn frozen(app: &TestApp, process: usize) {

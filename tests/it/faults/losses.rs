@@ -6,6 +6,7 @@ use floodgate_loadtest::journal::{Coupon, Exchange, Outcome, Record};
 use serde_json::json;
 
 use super::GATEWAYS;
+use super::flusher::stored;
 use crate::reconcile::reconcile;
 use crate::support::app::{TestApp, until};
 use crate::support::ledger::number;
@@ -16,8 +17,7 @@ type Claim = (Box<str>, Box<str>);
 /// Demands that every coupon which was answered and is no row is counted, listed, and answers `claim_lost`; takes
 /// those out of the record, and tells how many they were.
 pub async fn told(app: &TestApp, record: &mut Record, template: i64) -> usize {
-    let queue = floodgate::redis::keys::CellKeys::new(floodgate::domain::ids::CellId(0)).queue().to_owned();
-    until("the queue is drained", async || app.redis(&["XLEN", &queue]).await == redis::Value::Int(0)).await;
+    stored(app).await;
     let rows: HashSet<(u64, i32)> = app.rows(template).await.iter().map(|row| (row.serial as u64, row.epoch)).collect();
     let key = app.config().code_key();
     let name = |code: &str| {

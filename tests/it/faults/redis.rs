@@ -21,7 +21,8 @@ fn shop(name: &str, fsync: Fsync) -> Plan {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_forgets_and_refuses() {
     let mut area = Area::of(shop("faults-redis", Fsync::Everysec)).await;
-    area.play(fault("Redis is killed under everysec"), killed).await;
+    // While a sync is slow Redis holds back what it would write, for up to two seconds, and answers.
+    area.play(fault("Redis is killed under everysec").loses(0), killed).await;
     area.play(fault("the script cache is flushed again and again"), flushed).await;
     area.play(fault("a script of another keeps Redis busy"), busy).await;
     area.play(fault("Redis has no memory left"), out_of_memory).await;

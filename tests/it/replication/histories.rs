@@ -85,6 +85,9 @@ async fn a_claim_of_level_replica_waits_for_one() {
         let replay = app.claim(sure, user, "k", &[]).await;
         assert!(replay.status == 504 && replay.json["claim_key"] == "k", "{replay:?}");
     }
+    // Nor is anybody shown a coupon that a failover may lose.
+    let limited = app.claim(sure, "u-1", "another", &[]).await;
+    assert_eq!((limited.code(), &limited.json["coupons"]), ("user_limit_reached", &json!([])), "{limited:?}");
     assert_eq!(app.claim(quick, "u-2", "k", &[]).await.status, 201);
     let failed = app.gateway(GATEWAY).metric("floodgate_confirm_failed_total").await;
     assert!(failed.is_some_and(|failed| failed > 0.0), "{failed:?}");
@@ -94,6 +97,8 @@ async fn a_claim_of_level_replica_waits_for_one() {
     assert!(found.status == 200 && found.json["outcome"] == "replayed", "{found:?}");
     let again = app.claim(sure, "u-1", "k", &[]).await;
     assert_eq!(again.json["coupon"], first.json["coupon"]);
+    let limited = app.claim(sure, "u-1", "another", &[]).await;
+    assert_eq!(limited.json["coupons"][0]["code"], first.json["coupon"]["code"], "{limited:?}");
     stored(&app, sure, 2).await;
     app.stop().await;
 }
