@@ -4,7 +4,7 @@
 //! - [`listener`]: sockets, accepting, and how many connections may be open
 //! - [`guard`]: bytes that no honest client sends, and clients that stall
 //! - [`connection`]: HTTP/1.1 or h2c on one connection, and its orderly end
-//! - [`express`]: plain claims over HTTP/1.1, without the HTTP library
+//! - [`express`]: plain claims, without the HTTP library
 //! - [`entrance`]: from a request's head to the handler, and back
 //! - [`router`]: the table of routes
 //! - [`route`]: what a handler takes and gives, and who may call it

@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::entrance::Entrance;
-use super::express::Express;
+use super::express::http1::Express;
+use super::express::http2::Relay;
 use super::guard::{Guarded, StreamUnderWay, Waits};
 use crate::config::{Http, ms};
 use crate::limits::HEAD_BYTES_MAX;
@@ -67,7 +68,7 @@ pub async fn serve(
                 Ok::<_, std::convert::Infallible>(answer.map(|body| stream.send(Full::new(body))))
             }
         });
-        let io = TokioIo::new(Guarded::http2(stream, waits.clone()));
+        let io = TokioIo::new(Relay::new(stream, entrance.clone(), peer.ip(), waits.clone()));
         let mut connection = pin!(h2_builder(config).serve_connection(io, service));
         tokio::select! {
             // What has arrived is a request, though the stop came in the same moment.
@@ -86,7 +87,7 @@ pub async fn serve(
                 Ok::<_, std::convert::Infallible>(answer.map(Full::new))
             }
         });
-        let io = TokioIo::new(Guarded::http1(stream, waits.clone(), Express::at(&entrance, peer.ip())));
+        let io = TokioIo::new(Guarded::new(stream, waits.clone(), Express::at(&entrance, peer.ip())));
         let mut connection = pin!(h1_builder().serve_connection(io, service));
         tokio::select! {
             // What has arrived is a request, though the stop came in the same moment.

@@ -1,54 +1,43 @@
-//! Plain claims over HTTP/1.1, without the HTTP library.
+//! Plain claims, without the HTTP library.
 //!
-//! In the hottest second nearly every request is a claim without a body, alone on its connection. To read
-//! one takes a parser and a glance at each header, and to answer it, one write; the library's state
-//! machine, header map and encoder cost as much again as the whole decision. So the stream under the
-//! library looks at what arrives first: where that is one whole claim and nothing else, and the library
-//! waits for a request, it is answered here and the library never hears of it. Everything else, down to
-//! the smallest oddity (a body, a second header of a name, `Expect`, HTTP/1.0, half a head), goes to
-//! the library as it came, and means there what it always meant.
+//! In the hottest second nearly every request is a claim without a body. To read one takes a parser and a glance at each
+//! header, and to answer it, a few hundred bytes; the library's state machines, header maps, tasks and encoders cost
+//! as much again as the whole decision. So the stream beneath the library looks at what arrives first: a plain claim is
+//! answered here and the library never hears of it. Everything else, down to the smallest oddity (a body, a second
+//! header of a name, `Expect`), goes to the library, and means there what it always meant.
 //!
-//! Both ways lead into the same functions (`claims::admit`, `claims::decide`, `claims::answer_to`), so an answer does
-//! not depend on the way; `tests/it/http_express.rs` compares them.
+//! All ways lead into the same functions (`claims::admit`, `claims::decide`, `claims::answer_to`), so an answer does not
+//! depend on the way; `tests/it/http_express.rs` compares them.
+//!
+//! # Layout
+//! - [`http1`]: a claim that is alone on its connection
+//! - [`http2`]: frames between a client and the library, and the claims among them
+//! - [`frame`]: HTTP/2's frames as bytes
+//! - [`hpack`]: HTTP/2's header compression
+
+pub mod frame;
+pub mod hpack;
+pub mod http1;
+pub mod http2;
 
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::Write;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use hyper::Method;
 
 use super::entrance::{Entrance, Visit};
 use super::handlers::claims;
 use super::problem::Problem;
-use super::respond::{self, Answer};
-use super::route::Door;
+use super::respond::Answer;
 use crate::admission::client::Headers;
 use crate::admission::throttle::begin_request;
 use crate::clock::now_ms;
 use crate::domain::ids::TemplateId;
 use crate::domain::window::utc;
 use crate::gateway::Granted;
-
-/// The claims of one connection.
-pub struct Express {
-    entrance: Arc<Entrance>,
-    peer: IpAddr,
-    claim: Option<UnderWay>,
-    /// An answer, and how much of it is sent.
-    out: Vec<u8>,
-    sent: usize,
-    /// The answer was the connection's last.
-    closing: bool,
-}
-
-struct UnderWay {
-    visit: Visit,
-    decision: Pin<Box<dyn Future<Output = Result<Granted, Problem>> + Send>>,
-}
 
 /// What a plain claim says.
 #[derive(Debug)]
@@ -58,101 +47,36 @@ struct Head<'a> {
     headers: Headers<'a>,
 }
 
-/// Header lines that a plain claim may have.
-const LINES_MAX: usize = 32;
-
-// === impl Express ===
-
-impl Express {
-    /// For a connection of the public listener: claims have no other door.
-    pub fn at(entrance: &Arc<Entrance>, peer: IpAddr) -> Option<Self> {
-        let express =
-            || Express { entrance: entrance.clone(), peer, claim: None, out: Vec::new(), sent: 0, closing: false };
-        (entrance.door == Door::Public).then(express)
-    }
-
-    /// Takes a request that is a plain claim, whole and alone. `false`: it is for the library.
-    pub fn take(&mut self, bytes: &[u8]) -> bool {
-        let Some(head) = Head::parse(bytes) else { return false };
-        begin_request();
-        let visit = Visit::begin(&self.entrance, &Method::POST, head.path, &head.headers);
-        match claims::admit(&self.entrance.app, &head.headers, self.peer) {
-            Ok(admitted) => {
-                let (entrance, template) = (self.entrance.clone(), head.template);
-                let decision = Box::pin(async move { claims::decide(&entrance, &admitted, template).await });
-                self.claim = Some(UnderWay { visit, decision });
-            }
-            Err(problem) => self.answer(visit, Err(problem)),
-        }
-        true
-    }
-
-    /// Goes on with the claim under way: ready, when there is none or its answer stands in [`Self::unsent`].
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(claim) = &mut self.claim {
-            let result = ready!(claim.decision.as_mut().poll(cx));
-            if let Some(UnderWay { visit, .. }) = self.claim.take() {
-                self.answer(visit, result);
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// What is left to send.
-    pub fn unsent(&self) -> &[u8] {
-        &self.out[self.sent..]
-    }
-
-    /// So much of it was sent.
-    pub fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.sent == self.out.len() {
-            self.sent = 0;
-            self.out.clear();
-        }
-    }
-
-    /// Whether a claim is under way or its answer not sent.
-    pub fn is_busy(&self) -> bool {
-        self.claim.is_some() || !self.out.is_empty()
-    }
-
-    /// Whether nothing may follow on this connection.
-    pub fn is_over(&self) -> bool {
-        self.closing && !self.is_busy()
-    }
-
-    fn answer(&mut self, visit: Visit, result: Result<Granted, Problem>) {
-        let mut answer = claims::answer_to(&self.entrance.app, result, visit.request_id());
-        if self.entrance.app.draining() {
-            respond::close(&mut answer);
-            self.closing = true;
-        }
-        visit.end(&self.entrance, &mut answer);
-        write_http1(&answer, &mut self.out);
-    }
+/// What a claim came to.
+struct Decided {
+    visit: Visit,
+    result: Result<Granted, Problem>,
 }
 
-/// An answer as HTTP/1.1 has it.
-fn write_http1(answer: &Answer, out: &mut Vec<u8>) {
-    let status = answer.status();
-    let body = answer.body();
-    let mut number = itoa::Buffer::new();
-    out.reserve(body.len() + 256);
-    for part in ["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or(""), "\r\n"] {
-        out.extend_from_slice(part.as_bytes());
+/// Begins a claim, on the thread that read it. `Err`: it was refused by its head alone.
+fn begin(
+    entrance: &Arc<Entrance>,
+    peer: IpAddr,
+    head: &Head<'_>,
+) -> Result<impl Future<Output = Decided> + Send + use<>, Decided> {
+    begin_request();
+    let visit = Visit::begin(entrance, &Method::POST, head.path, &head.headers);
+    let admitted = match claims::admit(&entrance.app, &head.headers, peer) {
+        Ok(admitted) => admitted,
+        Err(problem) => return Err(Decided { visit, result: Err(problem) }),
+    };
+    let (entrance, template) = (entrance.clone(), head.template);
+    Ok(async move { Decided { visit, result: claims::decide(&entrance, &admitted, template).await } })
+}
+
+// === impl Decided ===
+
+impl Decided {
+    fn answer(self, entrance: &Entrance) -> Answer {
+        let mut answer = claims::answer_to(&entrance.app, self.result, self.visit.request_id());
+        self.visit.end(entrance, &mut answer);
+        answer
     }
-    for (name, value) in answer.headers() {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            out.extend_from_slice(part);
-        }
-    }
-    out.extend_from_slice(b"content-length: ");
-    out.extend_from_slice(number.format(body.len()).as_bytes());
-    out.extend_from_slice(b"\r\ndate: ");
-    DATE.with_borrow_mut(|date| out.extend_from_slice(date.now()));
-    out.extend_from_slice(b"\r\n\r\n");
-    out.extend_from_slice(body);
 }
 
 /// The `Date` header's text, made once a second.
@@ -164,6 +88,11 @@ struct Date {
 
 thread_local! {
     static DATE: RefCell<Date> = RefCell::default();
+}
+
+/// Hands out the `Date` of now: 29 characters.
+fn with_date<T>(put: impl FnOnce(&[u8]) -> T) -> T {
+    DATE.with_borrow_mut(|date| put(date.now()))
 }
 
 // === impl Date ===
@@ -181,128 +110,12 @@ impl Date {
     }
 }
 
-// === impl Head ===
-
-impl<'a> Head<'a> {
-    /// `None`: anything else than one whole and plain claim.
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
-        // The guard refuses what stands before a request; the library shall see it.
-        if !bytes.starts_with(b"POST /v1/templates/") || has_bare_lf(bytes) {
-            return None;
-        }
-        let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-        let mut request = httparse::Request::new(&mut lines);
-        let httparse::Status::Complete(length) = request.parse(bytes).ok()? else { return None };
-        if length != bytes.len() || request.version != Some(1) {
-            return None;
-        }
-        let path = request.path?;
-        let id = claims::template_of(path)?;
-        let (mut headers, mut hosts) = (Headers::default(), 0);
-        for line in request.headers.iter() {
-            let name = line.name.as_bytes();
-            let plain = match name.len() {
-                4 if is(name, b"host") => {
-                    hosts += 1;
-                    true
-                }
-                14 if is(name, b"content-length") => line.value == b"0",
-                10 if is(name, b"connection") => is(line.value, b"keep-alive"),
-                2 if is(name, b"te") => false,
-                6 if is(name, b"expect") => false,
-                7 if is(name, b"upgrade") || is(name, b"trailer") => false,
-                17 if is(name, b"transfer-encoding") => false,
-                _ => headers.add(name, line.value),
-            };
-            if !plain {
-                return None;
-            }
-        }
-        let template = TemplateId::parse(id)?;
-        (hosts == 1).then_some(Head { path, template, headers })
-    }
-}
-
-fn is(text: &[u8], word: &[u8]) -> bool {
-    text.eq_ignore_ascii_case(word)
-}
-
-fn has_bare_lf(bytes: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::client::Name;
-
-    const PLAIN: &str = "POST /v1/templates/7/claims HTTP/1.1\r\nHost: a\r\nX-User-Id: ann\r\n\r\n";
 
     #[test]
-    fn a_plain_claim_is_read() {
-        let head = Head::parse(PLAIN.as_bytes()).unwrap();
-        assert_eq!((head.template, head.path), (TemplateId(7), "/v1/templates/7/claims"));
-        assert_eq!(head.headers.get(Name::UserId), Some(&b"ann"[..]));
-        let more = PLAIN.replace("\r\n\r\n", "\r\nContent-Length: 0\r\nConnection: Keep-Alive\r\nAccept: */*\r\n\r\n");
-        assert!(Head::parse(more.as_bytes()).is_some());
-    }
-
-    #[test]
-    fn everything_else_is_for_the_library() {
-        for end in 0..PLAIN.len() {
-            assert!(Head::parse(&PLAIN.as_bytes()[..end]).is_none(), "cut at {end}");
-        }
-        let with = |line: &str| PLAIN.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"));
-        for line in [
-            "Host: b",
-            "X-User-Id: ben",
-            "Content-Length: 2",
-            "Content-Length: 00",
-            "Transfer-Encoding: chunked",
-            "Expect: 100-continue",
-            "Connection: close",
-            "Connection: keep-alive, upgrade",
-            "Upgrade: h2c",
-            "TE: trailers",
-            "Trailer: x",
-            "no header",
-            "a: b\nc: d",
-        ] {
-            assert!(Head::parse(with(line).as_bytes()).is_none(), "{line}");
-        }
-        for other in [
-            PLAIN.replace("POST", "GET"),
-            PLAIN.replace("POST", "post"),
-            PLAIN.replace("HTTP/1.1", "HTTP/1.0"),
-            PLAIN.replace("Host: a\r\n", ""),
-            PLAIN.replace("/7/", "/seven/"),
-            PLAIN.replace("/claims", "/claims?x=1"),
-            PLAIN.replace("/claims", "/claims/"),
-            PLAIN.replace("\r\n", "\n"),
-            format!("\r\n{PLAIN}"),
-            format!("{PLAIN}{PLAIN}"),
-            format!("{PLAIN}x"),
-            with(&"a: b\r\n".repeat(LINES_MAX)),
-        ] {
-            assert!(Head::parse(other.as_bytes()).is_none(), "{other}");
-        }
-    }
-
-    #[test]
-    fn an_answer_is_http() {
-        let mut answer = respond::problem(&Problem::new("sold_out", "nothing left"), "r-1");
-        respond::name_request(&mut answer, "r-1");
-        let mut out = Vec::new();
-        write_http1(&answer, &mut out);
-        let (mut lines, text) = ([httparse::EMPTY_HEADER; 16], String::from_utf8(out.clone()).unwrap());
-        let mut response = httparse::Response::new(&mut lines);
-        let length = response.parse(&out).unwrap().unwrap();
-        assert_eq!((response.version, response.code, response.reason), (Some(1), Some(410), Some("Gone")));
-        let value = |name| response.headers.iter().find(|line| line.name == name).map(|line| line.value);
-        assert_eq!(value("content-length").unwrap(), (out.len() - length).to_string().as_bytes());
-        assert_eq!(value("x-request-id"), Some(&b"r-1"[..]));
-        assert!(text.contains("GMT\r\n\r\n{\"type\""), "{text}");
-        let mut date = Date::default();
-        assert_eq!(date.now().len(), 29);
+    fn a_date_has_the_length_that_the_protocol_gives_it() {
+        assert_eq!(with_date(<[u8]>::len), "Sun, 06 Nov 1994 08:49:37 GMT".len());
     }
 }

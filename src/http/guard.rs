@@ -18,7 +18,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
-use super::express::Express;
+use super::express::http1::Express;
 use crate::clock::mono_ms;
 use crate::limits::HEAD_BYTES_MAX;
 
@@ -55,12 +55,11 @@ pub struct Watch {
     connections: Mutex<Vec<(Arc<Waits>, AbortHandle)>>,
 }
 
-/// A stream whose request heads are read along.
+/// A stream of HTTP/1 whose request heads are read along.
 pub struct Guarded<S> {
     stream: S,
     waits: Arc<Waits>,
-    /// `None` on HTTP/2, whose frames have no lines.
-    scan: Option<Scan>,
+    scan: Scan,
     /// Answers plain claims over HTTP/1.1 before the library sees them.
     express: Option<Express>,
     /// The library has bytes to write that are not flushed.
@@ -167,7 +166,7 @@ impl Waits {
     }
 
     /// Notes whether the client takes what is written.
-    fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    pub fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_pending() {
             if self.write.load(Ordering::Relaxed) == 0 {
                 self.write.store(mono_ms(), Ordering::Relaxed);
@@ -216,14 +215,9 @@ impl Watch {
 // === impl Guarded ===
 
 impl<S> Guarded<S> {
-    pub fn http1(stream: S, waits: Arc<Waits>, express: Option<Express>) -> Self {
+    pub fn new(stream: S, waits: Arc<Waits>, express: Option<Express>) -> Self {
         waits.end_request();
-        Guarded { stream, waits, scan: Some(Scan::default()), express, unflushed: false }
-    }
-
-    pub fn http2(stream: S, waits: Arc<Waits>) -> Self {
-        waits.end_request();
-        Guarded { stream, waits, scan: None, express: None, unflushed: false }
+        Guarded { stream, waits, scan: Scan::default(), express, unflushed: false }
     }
 }
 
@@ -248,11 +242,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
 
     /// Whether the library waits for a request, and has sent all it had to say.
     fn library_is_idle(&self) -> bool {
-        let between = self.scan.as_ref().is_some_and(|scan| {
-            let answered = self.waits.answered.load(Ordering::Relaxed);
-            scan.phase == Phase::Head && scan.head_bytes == 0 && scan.heads == answered
-        });
-        between && !self.unflushed
+        let Scan { phase, head_bytes, heads, .. } = &self.scan;
+        let answered = self.waits.answered.load(Ordering::Relaxed);
+        *phase == Phase::Head && *head_bytes == 0 && *heads == answered && !self.unflushed
     }
 
     /// Gives bytes to the express, if they are for it.
@@ -282,7 +274,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             }
             buffer.set_filled(before);
         };
-        if let (Poll::Ready(Ok(())), Some(scan)) = (&polled, &mut this.scan) {
+        if let Poll::Ready(Ok(())) = &polled {
+            let scan = &mut this.scan;
             let heads = scan.heads;
             scan.feed(&buffer.filled()[before..])?;
             let since = this.waits.head.load(Ordering::Relaxed);

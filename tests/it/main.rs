@@ -16,6 +16,7 @@ mod http_admission;
 mod http_claims;
 mod http_express;
 mod http_hostile;
+mod http_relay;
 mod http_routes;
 mod http_stores;
 mod http_wallet;

@@ -14,6 +14,7 @@
 
 pub mod app;
 pub mod clock_redis;
+pub mod frames;
 pub mod history;
 pub mod language;
 pub mod ledger;

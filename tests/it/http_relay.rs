@@ -1,0 +1,395 @@
+//! Plain claims over HTTP/2 are answered without the HTTP library: nobody must be able to tell, whatever they send.
+
+use std::time::Duration;
+
+use floodgate::http::express::frame::{self, ErrorCode};
+use floodgate::http::express::hpack;
+
+use super::support::app::{TestApp, coupons, until};
+use super::support::frames::{Frames, Reply, WIDE, block, hello, of, request, window};
+use super::support::wire::H2Client;
+
+/// What makes a claim the library's, and means nothing.
+const ODD: (&str, &str) = ("te", "trailers");
+
+fn path(id: i64) -> String {
+    format!("/v1/templates/{id}/claims")
+}
+
+fn bearer(app: &TestApp, user: &str) -> String {
+    format!("Bearer {}", app.token(user))
+}
+
+/// A claim, whole.
+fn claim(stream: u32, id: i64, bearer: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    request(stream, "POST", &path(id), &[&[("authorization", bearer)], more].concat())
+}
+
+#[tokio::test]
+async fn an_answer_does_not_depend_on_the_way() {
+    let app = TestApp::start("relay-ways").await;
+    let open = app.publish(coupons(10)).await;
+    let gone = app.publish(coupons(1)).await;
+    assert_eq!(app.claim(gone, "first", "k", &[]).await.status, 201);
+    let (ann, ben) = (bearer(&app, "ann"), bearer(&app, "ben"));
+    let long = "k".repeat(200);
+    let cases: [(&str, i64, &str, &[(&str, &str)], u16); 9] = [
+        ("granted, then replayed", open, &ann, &[("idempotency-key", "k-\"1\\")], 200),
+        ("sold out", gone, &ben, &[], 410),
+        ("limit reached", open, &ann, &[("idempotency-key", "k2")], 409),
+        ("no token", open, "Bearer x", &[], 401),
+        ("no template", 999_999, &ann, &[], 404),
+        ("a bad device", open, &ann, &[("x-device-id", "a b")], 400),
+        ("an empty key", open, &ann, &[("idempotency-key", "")], 400),
+        ("a long key", open, &ann, &[("idempotency-key", &long)], 400),
+        ("a length of nothing", open, &ann, &[("idempotency-key", "k-\"1\\"), ("content-length", "0")], 200),
+    ];
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    let mut stream = 1;
+    for (name, id, bearer, more, status) in cases {
+        let mut seen: Vec<Reply> = Vec::new();
+        // Once for the claim that is granted; from then on both ways have the same to say.
+        for odd in [&[][..], &[], &[ODD]] {
+            let more = [&[("x-request-id", "r-1")], more, odd].concat();
+            frames.send(&claim(stream, id, bearer, &more)).await;
+            seen.push(frames.reply(stream).await);
+            stream += 2;
+        }
+        let [_, express, library] = &seen[..] else { unreachable!() };
+        assert_eq!((express.express, library.express), (true, false), "{name}");
+        assert_eq!((&express.fields, &express.body), (&library.fields, &library.body), "{name}");
+        assert_eq!(express.status(), status, "{name}: {express:?}");
+    }
+    drop(frames);
+    app.stop().await;
+}
+
+/// Whatever is not a plain claim, by one thing each, is the library's, and means what it means there.
+#[tokio::test]
+async fn what_is_odd_goes_to_the_library() {
+    let app = TestApp::start("relay-odd").await;
+    let id = app.publish(coupons(100)).await;
+    let ann = bearer(&app, "ann");
+    let head = |method: &str, path: &str, more: &[(&str, &str)]| {
+        block(method, path, &[&[("authorization", ann.as_str())], more].concat())
+    };
+    let (claims, large) = (path(id), "x".repeat(20_000));
+    let mut twice = head("POST", &claims, &[]);
+    hpack::put_field(&mut twice, b":path", claims.as_bytes());
+    let cases: [(&str, Vec<u8>, u16); 11] = [
+        ("a method", head("GET", &claims, &[]), 405),
+        ("a query", head("POST", &format!("{claims}?a=1"), &[]), 409),
+        ("another path", head("POST", &format!("{claims}/"), &[]), 404),
+        ("no number", head("POST", "/v1/templates/x/claims", &[]), 404),
+        ("a head too large", head("POST", &claims, &[("x-large", &large)]), 431),
+        ("many small fields", head("POST", &claims, &[("x-small", ""); 800]), 431),
+        ("a key twice", head("POST", &claims, &[("idempotency-key", "a"), ("idempotency-key", "b")]), 400),
+        ("a length", head("POST", &claims, &[("content-length", "5")]), 0),
+        ("upper case", head("POST", &claims, &[("X-Channel", "app")]), 0),
+        ("of a connection", head("POST", &claims, &[("connection", "close")]), 0),
+        ("a path twice", twice, 0),
+    ];
+    assert_eq!(app.claim(id, "ann", "k", &[]).await.status, 201);
+    for (name, block, status) in cases {
+        let mut frames = Frames::open(app.gateway(0).address()).await;
+        let mut sent = Vec::new();
+        frame::put_headers(&mut sent, 1, true, &block);
+        frames.send(&sent).await;
+        // An error of the stream, or of the whole connection: the library's choice.
+        let reply = loop {
+            match frames.next().await {
+                Some(came) if came.kind == frame::RST_STREAM => break Reply::default(),
+                Some(came) if came.kind == frame::HEADERS => break Reply { fields: came.fields, ..Reply::default() },
+                Some(_) => {}
+                None => break Reply::default(),
+            }
+        };
+        assert_eq!(reply.status(), status, "{name}");
+        if status != 0 {
+            frames.send(&claim(3, id, &ann, &[])).await;
+            let next = frames.reply(3).await;
+            assert_eq!((next.status(), next.express), (409, true), "{name}: {next:?}");
+        }
+    }
+    assert_eq!(app.rows(id).await.len(), 1, "nobody but the first was granted anything");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn both_ways_share_a_connection_and_its_compression() {
+    let app = TestApp::start("relay-mixed").await;
+    let id = app.publish(coupons(1000)).await;
+    let (claims, read) = (path(id), format!("/v1/templates/{id}"));
+    // Each head but the last puts a field into the table, and the next ones take it from there, whoever answered.
+    let head = |method: &str, path: &str, more: &[(u8, &str, &str)], known: &[u8]| {
+        let mut block = block(method, path, &[]);
+        for (first, name, value) in more {
+            let at = block.len();
+            hpack::put_field(&mut block, name.as_bytes(), value.as_bytes());
+            block[at] = *first;
+        }
+        block.extend(known.iter().map(|index| 0x80 | index));
+        block
+    };
+    const INTO_TABLE: u8 = 0x40;
+    let (ann, odd) = ((INTO_TABLE, "authorization", bearer(&app, "ann")), (INTO_TABLE, "te", "trailers"));
+    let ann = (ann.0, ann.1, ann.2.as_str());
+    let heads = [
+        (head("POST", &claims, &[ann], &[]), 201, true),
+        (head("GET", &read, &[odd], &[63]), 200, false),
+        (head("POST", &claims, &[(0, "idempotency-key", "k")], &[63]), 409, true),
+        (head("POST", &claims, &[(INTO_TABLE, "x-channel", "app")], &[63, 64]), 409, false),
+        (head("POST", &claims, &[], &[62, 64]), 409, true),
+    ];
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    let streams: Vec<u32> = (0..heads.len() as u32).map(|number| 2 * number + 1).collect();
+    for ((head, status, express), stream) in heads.iter().zip(&streams) {
+        frames.send(&of(frame::HEADERS, frame::END_STREAM | frame::END_HEADERS, *stream, head)).await;
+        let reply = frames.reply(*stream).await;
+        assert_eq!((reply.status(), reply.express), (*status, *express), "stream {stream}: {reply:?}");
+    }
+
+    // A client of the library's, with everything under way at once.
+    let h2 = H2Client::connect(app.gateway(0).address()).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let (h2, claims, read, bearer) =
+            (h2.clone(), claims.clone(), read.clone(), bearer(&app, &format!("u-{number}")));
+        tasks.spawn(async move {
+            let headers = [("authorization", bearer.as_str())];
+            match number % 3 {
+                0 => h2.send("GET", &read, &headers, "").await,
+                1 => h2.send("POST", &claims, &headers, "{}").await,
+                _ => h2.send("POST", &claims, &headers, "").await,
+            }
+            .unwrap()
+        });
+    }
+    let answers = tasks.join_all().await;
+    let mut serials: Vec<u64> = answers.iter().filter_map(|it| it.json["coupon"]["serial"].as_u64()).collect();
+    serials.sort();
+    assert_eq!(serials, (2..=201).collect::<Vec<u64>>(), "the first is ann's");
+    assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 100);
+    drop((frames, h2));
+    app.stop().await;
+}
+
+/// Frames may be cut anywhere, heads may come in several, with padding and priority.
+#[tokio::test]
+async fn a_head_may_come_in_any_parts() {
+    let app = TestApp::start("relay-parts").await;
+    let id = app.publish(coupons(1000)).await;
+    let read = format!("/v1/templates/{id}");
+    let ann = bearer(&app, "ann");
+    let whole = [
+        hello(&[(frame::MAX_FRAME_SIZE, 1 << 20)]),
+        window(0, WIDE),
+        claim(1, id, &ann, &[("idempotency-key", "k")]),
+        request(3, "GET", &read, &[("authorization", &ann)]),
+        claim(5, id, &ann, &[("idempotency-key", "k")]),
+    ]
+    .concat();
+    for cut in (1..whole.len()).step_by(13) {
+        let mut frames = Frames::connect(app.gateway(0).address()).await;
+        let (head, tail) = whole.split_at(cut);
+        frames.send(head).await;
+        tokio::task::yield_now().await;
+        frames.send(tail).await;
+        let replies = frames.replies(&[1, 3, 5]).await;
+        let serials: Vec<_> = [0, 2].map(|at| replies[at].json()["coupon"]["serial"].as_u64()).into();
+        assert_eq!(serials, [Some(1), Some(1)], "cut at {cut}: {replies:?}");
+        assert_eq!(replies[1].status(), 200);
+    }
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    for (at, more) in [(1, &[][..]), (3, &[ODD])] {
+        let more = [&[("authorization", ann.as_str()), ("idempotency-key", "k")], more].concat();
+        let block = block("POST", &path(id), &more);
+        let (first, rest) = block.split_at(20);
+        let (second, third) = rest.split_at(30);
+        // Five octets of padding, then a priority: of stream 0, with weight 10.
+        let padded = [&[5, 0, 0, 0, 0, 9], first, &[0; 5]].concat();
+        let flags = frame::END_STREAM | frame::PADDED | frame::PRIORITY;
+        let sent = [
+            of(frame::HEADERS, flags, at, &padded),
+            of(frame::CONTINUATION, 0, at, second),
+            of(frame::CONTINUATION, frame::END_HEADERS, at, third),
+        ];
+        frames.send(&sent.concat()).await;
+        let reply = frames.reply(at).await;
+        assert_eq!((reply.status(), reply.express), (200, more.len() == 2), "{reply:?}");
+    }
+    drop(frames);
+    app.stop().await;
+}
+
+/// A client says how much it takes. Whoever takes little is answered by the library, and nobody is sent more.
+#[tokio::test]
+async fn nobody_is_sent_more_than_they_take() {
+    let app = TestApp::start("relay-windows").await;
+    let id = app.publish(coupons(10_000)).await;
+    let users: Vec<String> = (0..1200).map(|user| bearer(&app, &format!("u-{user}"))).collect();
+    let read = format!("/v1/templates/{id}");
+    // The protocol's default, and a wide connection of narrow streams.
+    let mut frames = Frames::connect(app.gateway(0).address()).await;
+    frames.send(&[hello(&[]), claim(1, id, &users[0], &[])].concat()).await;
+    let reply = frames.reply(1).await;
+    assert_eq!((reply.status(), reply.express), (201, false));
+    let mut frames = Frames::connect(app.gateway(0).address()).await;
+    let narrow = hello(&[(frame::INITIAL_WINDOW_SIZE, 100)]);
+    frames.send(&[narrow, window(0, WIDE), claim(1, id, &users[1], &[])].concat()).await;
+    while frames.taken < 100 {
+        frames.next().await.expect("what it takes");
+    }
+    frames.send(&window(1, 10_000)).await;
+    while frames.next().await.expect("the rest").flags & frame::END_STREAM == 0 {}
+    assert!(frames.taken > 200, "{}", frames.taken);
+
+    // A small window that grows by what was taken, when half of it is: claims and reads get on with it.
+    let allowed = 65_535 + 60_000;
+    let mut frames = Frames::connect(app.gateway(0).address()).await;
+    frames.send(&[hello(&[]), window(0, 60_000)].concat()).await;
+    let (mut sent, mut left, mut express, mut open) = (2, users.len() - 2, 0, 0);
+    let mut owed = 0;
+    while left > 0 {
+        while sent < users.len() && open < 60 {
+            let stream = 2 * sent as u32 + 1;
+            let bytes = match sent % 3 {
+                0 => request(stream, "GET", &read, &[("authorization", &users[sent])]),
+                _ => claim(stream, id, &users[sent], &[]),
+            };
+            frames.send(&bytes).await;
+            (sent, open) = (sent + 1, open + 1);
+        }
+        let came = frames.next().await.expect("the server goes on");
+        if came.kind == frame::HEADERS {
+            let of_request = &b"x-request-id"[..];
+            express += usize::from(came.payload.windows(of_request.len()).any(|part| part == of_request));
+        }
+        if matches!(came.kind, frame::DATA | frame::HEADERS) && came.flags & frame::END_STREAM != 0 {
+            (left, open) = (left - 1, open - 1);
+        }
+        owed += std::mem::take(&mut frames.taken);
+        assert!(owed <= allowed, "{owed} octets were sent");
+        if owed > allowed / 2 {
+            frames.send(&window(0, owed)).await;
+            owed = 0;
+        }
+    }
+    assert!(express > 100, "{express} of {sent} were answered without the library");
+    drop(frames);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_stream_is_reset_goes_on_without_an_answer() {
+    let app = TestApp::start("relay-reset").await;
+    let id = app.publish(coupons(100)).await;
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    let (ann, ben) = (bearer(&app, "ann"), bearer(&app, "ben"));
+    // Redis holds the claim back until its stream is gone.
+    app.redis(&["CLIENT", "PAUSE", "400", "ALL"]).await;
+    frames.send(&claim(1, id, &ann, &[("idempotency-key", "k")])).await;
+    frames.send(&of(frame::RST_STREAM, 0, 1, &8u32.to_be_bytes())).await;
+    // What is late on a stream that has ended means nothing.
+    frames.send(&[window(1, 5), of(frame::RST_STREAM, 0, 1, &8u32.to_be_bytes())].concat()).await;
+    frames.send(&claim(3, id, &ben, &[])).await;
+    loop {
+        let came = frames.next().await.expect("the connection goes on");
+        assert_ne!(came.stream, 1, "{came:?}");
+        if came.stream == 3 && came.flags & frame::END_STREAM != 0 {
+            break;
+        }
+    }
+    until("the claim was granted", async || app.claim(id, "ann", "k", &[]).await.status == 200).await;
+    drop(frames);
+    app.stop().await;
+}
+
+/// Who is told goodbye knows by it that their claim was taken, and gets its answer.
+#[tokio::test]
+async fn a_drain_answers_the_claims_that_were_taken() {
+    let mut app = TestApp::start("relay-drain").await;
+    let id = app.publish(coupons(100)).await;
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    let ann = bearer(&app, "ann");
+    frames.send(&claim(1, id, &ann, &[])).await;
+    assert_eq!(frames.reply(1).await.status(), 201);
+    app.redis(&["CLIENT", "PAUSE", "600", "ALL"]).await;
+    frames.send(&claim(3, id, &bearer(&app, "ben"), &[])).await;
+    frames.send(&of(6, 0, 0, &[7; 8])).await;
+    // Once the ping is answered the claim was read.
+    while frames.next().await.expect("a pong").kind != 6 {}
+    app.signal(0, libc::SIGTERM);
+    let (mut answered, mut last) = (false, None);
+    while let Some(came) = frames.next().await {
+        match came.kind {
+            6 if came.flags == 0 => frames.send(&of(6, 1, 0, &came.payload)).await,
+            frame::HEADERS => {
+                assert!(came.stream == 3 && came.fields.contains(&(":status".into(), "201".into())), "{came:?}");
+                answered = true;
+            }
+            frame::GOAWAY => last = Some(u32::from_be_bytes(came.payload[..4].try_into().unwrap())),
+            _ => {}
+        }
+    }
+    assert!(answered, "the claim was answered before the end");
+    assert_eq!(last, Some(3), "the claim was taken, and so was told");
+    app.died(0).await;
+    app.restart(0).await;
+    drop(frames);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_end_is_answered() {
+    let app = TestApp::start("relay-close").await;
+    let id = app.publish(coupons(100)).await;
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    app.redis(&["CLIENT", "PAUSE", "300", "ALL"]).await;
+    frames.send(&claim(1, id, &bearer(&app, "ann"), &[])).await;
+    frames.shutdown().await;
+    assert_eq!(frames.reply(1).await.status(), 201);
+    tokio::time::timeout(Duration::from_secs(10), async { while frames.next().await.is_some() {} }).await.unwrap();
+    drop(frames);
+    app.stop().await;
+}
+
+/// What is no HTTP/2 ends the connection with the word that the protocol has for it.
+#[tokio::test]
+async fn what_is_no_http2_is_told_so() {
+    let app = TestApp::start("relay-wrong").await;
+    let id = app.publish(coupons(100)).await;
+    let ann = bearer(&app, "ann");
+    let plain = || claim(1, id, &ann, &[("idempotency-key", "k")]);
+    let open = || of(frame::HEADERS, frame::END_STREAM, 1, &block("POST", &path(id), &[]));
+    let more = |count: usize, length: usize| of(frame::CONTINUATION, 0, 1, &vec![0x80; length]).repeat(count);
+    let huge = [0, 0x80, 0, frame::DATA, 0, 0, 0, 0, 1].to_vec();
+    let cases: [(&str, Vec<u8>, ErrorCode); 12] = [
+        ("no compression", of(frame::HEADERS, 5, 1, &[0x80]), ErrorCode::Compression),
+        ("another head in a head", [open(), plain()].concat(), ErrorCode::Protocol),
+        ("a ping in a head", [open(), of(6, 0, 0, &[0; 8])].concat(), ErrorCode::Protocol),
+        ("the end of another head", [open(), of(frame::CONTINUATION, 4, 3, &[])].concat(), ErrorCode::Protocol),
+        ("the end of no head", of(frame::CONTINUATION, 4, 1, &[]), ErrorCode::Protocol),
+        ("more padding than frame", of(frame::HEADERS, 0xd, 1, &[9, 0]), ErrorCode::Protocol),
+        ("a stream of the server's", claim(2, id, &ann, &[]), ErrorCode::Protocol),
+        ("a claim's stream again", [plain(), plain()].concat(), ErrorCode::StreamClosed),
+        ("a head without end", [open(), more(100, 1)].concat(), ErrorCode::EnhanceYourCalm),
+        ("a head too long", [open(), more(3, 16_000)].concat(), ErrorCode::EnhanceYourCalm),
+        ("a frame too long", huge, ErrorCode::FrameSize),
+        ("a window too wide", window(0, u32::MAX >> 1), ErrorCode::FlowControl),
+    ];
+    for (name, bytes, code) in cases {
+        let mut frames = Frames::open(app.gateway(0).address()).await;
+        frames.send(&bytes).await;
+        let (_, why) = frames.goodbye().await.unwrap_or_else(|| panic!("{name}: closed without a word"));
+        assert_eq!(why, code as u32, "{name}");
+        while frames.next().await.is_some() {}
+    }
+    // DATA behind a claim's end: the library's word for it.
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    frames.send(&[claim(1, id, &bearer(&app, "ben"), &[]), of(frame::DATA, 1, 1, b"{}")].concat()).await;
+    assert!(frames.goodbye().await.is_some());
+    assert_eq!(app.claim(id, "carl", "k", &[]).await.status, 201, "and others are served");
+    drop(frames);
+    app.stop().await;
+}
