@@ -16,13 +16,10 @@ use tokio::sync::watch;
 
 use super::entrance::Entrance;
 use super::express::http1::Express;
-use super::express::http2::Relay;
+use super::express::http2::{PREFACE, Relay};
 use super::guard::{Guarded, StreamUnderWay, Waits};
 use crate::config::{Http, ms};
 use crate::limits::HEAD_BYTES_MAX;
-
-/// What a client that speaks HTTP/2 without negotiation sends first (RFC 9113, 3.4).
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How far a listener's stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,7 +118,7 @@ async fn speaks_h2(stream: &TcpStream) -> Option<bool> {
     let mut pause = Duration::from_millis(1);
     loop {
         let seen = stream.peek(&mut first).await.ok().filter(|seen| *seen > 0)?;
-        if first[..seen] != H2_PREFACE[..seen] {
+        if first[..seen] != PREFACE[..seen] {
             return Some(false);
         }
         if seen >= 4 {

@@ -53,20 +53,27 @@ struct Decided {
     result: Result<Granted, Problem>,
 }
 
-/// Begins a claim, on the thread that read it. `Err`: it was refused by its head alone.
+/// A claim that was begun.
+enum Begun<F> {
+    UnderWay(F),
+    /// By its head alone.
+    Refused(Box<Decided>),
+}
+
+/// Begins a claim, on the thread that read it.
 fn begin(
     entrance: &Arc<Entrance>,
     peer: IpAddr,
     head: &Head<'_>,
-) -> Result<impl Future<Output = Decided> + Send + use<>, Decided> {
+) -> Begun<impl Future<Output = Decided> + Send + use<>> {
     begin_request();
     let visit = Visit::begin(entrance, &Method::POST, head.path, &head.headers);
     let admitted = match claims::admit(&entrance.app, &head.headers, peer) {
         Ok(admitted) => admitted,
-        Err(problem) => return Err(Decided { visit, result: Err(problem) }),
+        Err(problem) => return Begun::Refused(Box::new(Decided { visit, result: Err(problem) })),
     };
     let (entrance, template) = (entrance.clone(), head.template);
-    Ok(async move { Decided { visit, result: claims::decide(&entrance, &admitted, template).await } })
+    Begun::UnderWay(async move { Decided { visit, result: claims::decide(&entrance, &admitted, template).await } })
 }
 
 // === impl Decided ===

@@ -92,6 +92,8 @@ enum Phase {
 /// One HTTP/2 request from its head to the last byte of its answer.
 pub struct StreamUnderWay {
     waits: Arc<Waits>,
+    /// Its answer waits for nobody: that it ends says nothing of the client.
+    is_claim: bool,
 }
 
 /// An answer's body that notes when it has been handed over and when it is gone: the protocol itself
@@ -105,9 +107,18 @@ pub struct Sending {
 
 impl StreamUnderWay {
     pub fn begin(waits: &Arc<Waits>) -> Self {
+        StreamUnderWay::of(waits, false)
+    }
+
+    /// A claim that is answered without the library.
+    pub fn of_claim(waits: &Arc<Waits>) -> Self {
+        StreamUnderWay::of(waits, true)
+    }
+
+    fn of(waits: &Arc<Waits>, is_claim: bool) -> Self {
         waits.streams.fetch_add(1, Ordering::Relaxed);
         waits.begin_request();
-        StreamUnderWay { waits: waits.clone() }
+        StreamUnderWay { waits: waits.clone(), is_claim }
     }
 
     /// The answer is made: from now on the client is waited for.
@@ -120,8 +131,10 @@ impl StreamUnderWay {
 impl Drop for StreamUnderWay {
     fn drop(&mut self) {
         let last = self.waits.streams.fetch_sub(1, Ordering::Relaxed) == 1;
-        // Whatever ended, the client has moved.
-        self.waits.answer.store(if last { 0 } else { mono_ms() }, Ordering::Relaxed);
+        // What the library has answered ends when the client has moved.
+        if last || !self.is_claim {
+            self.waits.answer.store(if last { 0 } else { mono_ms() }, Ordering::Relaxed);
+        }
         if last {
             self.waits.end_request();
         }

@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use floodgate::http::express::frame::{self, ErrorCode};
 use floodgate::http::express::hpack;
+use tokio::io::AsyncWriteExt;
 
+use super::http_hostile::rss_kib;
 use super::support::app::{TestApp, coupons, until};
-use super::support::frames::{Frames, Reply, WIDE, block, hello, of, request, window};
+use super::support::frames::{
+    Frames, PREFACE, Reply, WIDE, block, head as head_frames, hello, is_express, of, request, window,
+};
 use super::support::wire::H2Client;
+
+const PING: u8 = 6;
 
 /// What makes a claim the library's, and means nothing.
 const ODD: (&str, &str) = ("te", "trailers");
@@ -33,7 +39,8 @@ async fn an_answer_does_not_depend_on_the_way() {
     assert_eq!(app.claim(gone, "first", "k", &[]).await.status, 201);
     let (ann, ben) = (bearer(&app, "ann"), bearer(&app, "ben"));
     let long = "k".repeat(200);
-    let cases: [(&str, i64, &str, &[(&str, &str)], u16); 9] = [
+    type Case<'a> = (&'a str, i64, &'a str, &'a [(&'a str, &'a str)], u16);
+    let cases: [Case<'_>; 9] = [
         ("granted, then replayed", open, &ann, &[("idempotency-key", "k-\"1\\")], 200),
         ("sold out", gone, &ben, &[], 410),
         ("limit reached", open, &ann, &[("idempotency-key", "k2")], 409),
@@ -69,7 +76,7 @@ async fn an_answer_does_not_depend_on_the_way() {
 async fn what_is_odd_goes_to_the_library() {
     let app = TestApp::start("relay-odd").await;
     let id = app.publish(coupons(100)).await;
-    let ann = bearer(&app, "ann");
+    let (ann, ben) = (bearer(&app, "ann"), bearer(&app, "ben"));
     let head = |method: &str, path: &str, more: &[(&str, &str)]| {
         block(method, path, &[&[("authorization", ann.as_str())], more].concat())
     };
@@ -78,7 +85,7 @@ async fn what_is_odd_goes_to_the_library() {
     hpack::put_field(&mut twice, b":path", claims.as_bytes());
     let cases: [(&str, Vec<u8>, u16); 11] = [
         ("a method", head("GET", &claims, &[]), 405),
-        ("a query", head("POST", &format!("{claims}?a=1"), &[]), 409),
+        ("a query", head("POST", &format!("{claims}?a=1"), &[]), 201),
         ("another path", head("POST", &format!("{claims}/"), &[]), 404),
         ("no number", head("POST", "/v1/templates/x/claims", &[]), 404),
         ("a head too large", head("POST", &claims, &[("x-large", &large)]), 431),
@@ -89,29 +96,28 @@ async fn what_is_odd_goes_to_the_library() {
         ("of a connection", head("POST", &claims, &[("connection", "close")]), 0),
         ("a path twice", twice, 0),
     ];
-    assert_eq!(app.claim(id, "ann", "k", &[]).await.status, 201);
     for (name, block, status) in cases {
         let mut frames = Frames::open(app.gateway(0).address()).await;
-        let mut sent = Vec::new();
-        frame::put_headers(&mut sent, 1, true, &block);
-        frames.send(&sent).await;
+        frames.send(&head_frames(1, true, &block)).await;
         // An error of the stream, or of the whole connection: the library's choice.
         let reply = loop {
             match frames.next().await {
-                Some(came) if came.kind == frame::RST_STREAM => break Reply::default(),
-                Some(came) if came.kind == frame::HEADERS => break Reply { fields: came.fields, ..Reply::default() },
-                Some(_) => {}
-                None => break Reply::default(),
+                Some(came) if came.kind == frame::HEADERS => break Some(came),
+                Some(came) if came.kind != frame::RST_STREAM => {}
+                _ => break None,
             }
         };
-        assert_eq!(reply.status(), status, "{name}");
-        if status != 0 {
-            frames.send(&claim(3, id, &ann, &[])).await;
+        let told = reply.as_ref().and_then(|came| came.fields.iter().find(|(name, _)| name == ":status"));
+        assert_eq!(told.map_or(0, |(_, value)| value.parse().unwrap()), status, "{name}");
+        if let Some(came) = reply {
+            assert!(!is_express(&came.payload), "{name}");
+            frames.send(&claim(3, id, &ben, &[("idempotency-key", "k")])).await;
             let next = frames.reply(3).await;
-            assert_eq!((next.status(), next.express), (409, true), "{name}: {next:?}");
+            assert!(next.express && matches!(next.status(), 200 | 201), "{name}: {next:?}");
         }
     }
-    assert_eq!(app.rows(id).await.len(), 1, "nobody but the first was granted anything");
+    let users: Vec<String> = app.rows(id).await.into_iter().map(|row| row.user).collect();
+    assert!(users.iter().all(|user| user == "ben" || user == "ann") && users.len() == 2, "{users:?}");
     app.stop().await;
 }
 
@@ -208,7 +214,7 @@ async fn a_head_may_come_in_any_parts() {
         let (second, third) = rest.split_at(30);
         // Five octets of padding, then a priority: of stream 0, with weight 10.
         let padded = [&[5, 0, 0, 0, 0, 9], first, &[0; 5]].concat();
-        let flags = frame::END_STREAM | frame::PADDED | frame::PRIORITY;
+        let flags = frame::END_STREAM | frame::PADDED | frame::WITH_PRIORITY;
         let sent = [
             of(frame::HEADERS, flags, at, &padded),
             of(frame::CONTINUATION, 0, at, second),
@@ -237,12 +243,23 @@ async fn nobody_is_sent_more_than_they_take() {
     let mut frames = Frames::connect(app.gateway(0).address()).await;
     let narrow = hello(&[(frame::INITIAL_WINDOW_SIZE, 100)]);
     frames.send(&[narrow, window(0, WIDE), claim(1, id, &users[1], &[])].concat()).await;
-    while frames.taken < 100 {
+    // A ping behind it is answered when all has come that may.
+    let mut taken = 0;
+    while taken < 100 {
         frames.next().await.expect("what it takes");
+        taken += frames.taken();
     }
+    frames.send(&of(PING, 0, 0, &[0; 8])).await;
+    while frames.next().await.expect("a pong").kind != PING {}
+    assert_eq!(taken + frames.taken(), 100);
     frames.send(&window(1, 10_000)).await;
-    while frames.next().await.expect("the rest").flags & frame::END_STREAM == 0 {}
-    assert!(frames.taken > 200, "{}", frames.taken);
+    loop {
+        let came = frames.next().await.expect("the rest");
+        if came.stream == 1 && came.flags & frame::END_STREAM != 0 {
+            break;
+        }
+    }
+    assert!(frames.taken() > 100);
 
     // A small window that grows by what was taken, when half of it is: claims and reads get on with it.
     let allowed = 65_535 + 60_000;
@@ -262,13 +279,12 @@ async fn nobody_is_sent_more_than_they_take() {
         }
         let came = frames.next().await.expect("the server goes on");
         if came.kind == frame::HEADERS {
-            let of_request = &b"x-request-id"[..];
-            express += usize::from(came.payload.windows(of_request.len()).any(|part| part == of_request));
+            express += usize::from(is_express(&came.payload));
         }
         if matches!(came.kind, frame::DATA | frame::HEADERS) && came.flags & frame::END_STREAM != 0 {
             (left, open) = (left - 1, open - 1);
         }
-        owed += std::mem::take(&mut frames.taken);
+        owed += frames.taken();
         assert!(owed <= allowed, "{owed} octets were sent");
         if owed > allowed / 2 {
             frames.send(&window(0, owed)).await;
@@ -316,14 +332,14 @@ async fn a_drain_answers_the_claims_that_were_taken() {
     assert_eq!(frames.reply(1).await.status(), 201);
     app.redis(&["CLIENT", "PAUSE", "600", "ALL"]).await;
     frames.send(&claim(3, id, &bearer(&app, "ben"), &[])).await;
-    frames.send(&of(6, 0, 0, &[7; 8])).await;
+    frames.send(&of(PING, 0, 0, &[7; 8])).await;
     // Once the ping is answered the claim was read.
-    while frames.next().await.expect("a pong").kind != 6 {}
+    while frames.next().await.expect("a pong").kind != PING {}
     app.signal(0, libc::SIGTERM);
     let (mut answered, mut last) = (false, None);
     while let Some(came) = frames.next().await {
         match came.kind {
-            6 if came.flags == 0 => frames.send(&of(6, 1, 0, &came.payload)).await,
+            PING if came.flags == 0 => frames.send(&of(PING, 1, 0, &came.payload)).await,
             frame::HEADERS => {
                 assert!(came.stream == 3 && came.fields.contains(&(":status".into(), "201".into())), "{came:?}");
                 answered = true;
@@ -367,7 +383,7 @@ async fn what_is_no_http2_is_told_so() {
     let cases: [(&str, Vec<u8>, ErrorCode); 12] = [
         ("no compression", of(frame::HEADERS, 5, 1, &[0x80]), ErrorCode::Compression),
         ("another head in a head", [open(), plain()].concat(), ErrorCode::Protocol),
-        ("a ping in a head", [open(), of(6, 0, 0, &[0; 8])].concat(), ErrorCode::Protocol),
+        ("a ping in a head", [open(), of(PING, 0, 0, &[0; 8])].concat(), ErrorCode::Protocol),
         ("the end of another head", [open(), of(frame::CONTINUATION, 4, 3, &[])].concat(), ErrorCode::Protocol),
         ("the end of no head", of(frame::CONTINUATION, 4, 1, &[]), ErrorCode::Protocol),
         ("more padding than frame", of(frame::HEADERS, 0xd, 1, &[9, 0]), ErrorCode::Protocol),
@@ -391,5 +407,214 @@ async fn what_is_no_http2_is_told_so() {
     assert!(frames.goodbye().await.is_some());
     assert_eq!(app.claim(id, "carl", "k", &[]).await.status, 201, "and others are served");
     drop(frames);
+    app.stop().await;
+}
+
+/// Whoever makes the compression's table smaller must be told so by the next head.
+#[tokio::test]
+async fn a_smaller_table_is_told_by_the_next_head() {
+    let app = TestApp::start("relay-table").await;
+    let id = app.publish(coupons(100)).await;
+    let is_update = |reply: &Reply| reply.first & 0xe0 == 0x20;
+    for (size, told) in [(0, true), (1024, true), (4096, false), (65_536, false)] {
+        let mut frames = Frames::connect(app.gateway(0).address()).await;
+        let user = bearer(&app, &format!("u-{size}"));
+        let settings = hello(&[(frame::HEADER_TABLE_SIZE, size)]);
+        frames.send(&[settings, window(0, WIDE), claim(1, id, &user, &[])].concat()).await;
+        let reply = frames.reply(1).await;
+        assert_eq!((reply.status(), reply.express), (201, true), "a table of {size}: {reply:?}");
+        assert_eq!(is_update(&reply), told, "a table of {size}");
+        // The library tells it for itself.
+        for (stream, odd, express) in [(3, &[ODD][..], false), (5, &[], true), (7, &[ODD], false)] {
+            frames.send(&claim(stream, id, &user, odd)).await;
+            let reply = frames.reply(stream).await;
+            assert_eq!((reply.status(), reply.express), (409, express), "a table of {size}: {reply:?}");
+            assert_eq!(is_update(&reply), told && stream == 3, "a table of {size}, stream {stream}");
+        }
+        // Later, only the library knows from when on it goes.
+        let smaller = of(frame::SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]);
+        frames.send(&[smaller, claim(9, id, &user, &[])].concat()).await;
+        let reply = frames.reply(9).await;
+        assert_eq!((reply.status(), reply.express), (409, false), "a table of {size}: {reply:?}");
+    }
+    // And who does not say what a client says first is told by the library.
+    let mut frames = Frames::connect(app.gateway(0).address()).await;
+    let wrong = [b"PRI ", &[b'x'; PREFACE.len() - 4][..], &of(frame::SETTINGS, 0, 0, &[]), &window(0, WIDE)].concat();
+    frames.send(&[wrong, claim(1, id, &bearer(&app, "ann"), &[])].concat()).await;
+    while let Some(came) = frames.next().await {
+        assert_ne!(came.kind, frame::HEADERS);
+    }
+    assert_eq!(app.rows(id).await.iter().filter(|row| row.user == "ann").count(), 0);
+    app.stop().await;
+}
+
+/// Beyond what a connection may have under way of claims, the library has the same again, and refuses the rest.
+#[tokio::test]
+async fn a_connection_has_so_many_claims_under_way_and_no_more() {
+    let app = TestApp::plan("relay-many").set("HTTP_H2_STREAMS_MAX", 4).start().await;
+    let id = app.publish(coupons(100)).await;
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    frames.send(&claim(1, id, &bearer(&app, "ann"), &[])).await;
+    assert_eq!(frames.reply(1).await.status(), 201);
+    app.redis(&["CLIENT", "PAUSE", "250", "ALL"]).await;
+    let streams: Vec<u32> = (1..=10).map(|number| 2 * number + 1).collect();
+    let sent: Vec<u8> =
+        streams.iter().flat_map(|stream| claim(*stream, id, &bearer(&app, &format!("u-{stream}")), &[])).collect();
+    frames.send(&sent).await;
+    let replies = frames.replies(&streams).await;
+    let count = |is: &dyn Fn(&Reply) -> bool| replies.iter().filter(|reply| is(reply)).count();
+    assert_eq!(count(&|reply| reply.status() == 201 && reply.express), 4, "{replies:?}");
+    assert_eq!(count(&|reply| reply.status() == 201 && !reply.express), 4, "{replies:?}");
+    assert_eq!(count(&|reply| reply.reset == Some(7)), 2, "REFUSED_STREAM: {replies:?}");
+    drop(frames);
+    app.stop().await;
+}
+
+/// Who sends and does not read makes nothing grow, and finds everything when they read.
+#[tokio::test]
+async fn a_client_that_reads_late_makes_nothing_grow() {
+    let app = TestApp::start("relay-late").await;
+    let id = app.publish(coupons(1)).await;
+    assert_eq!(app.claim(id, "first", "k", &[]).await.status, 201);
+    // From here on every claim is refused by memory alone, and none is under way.
+    assert_eq!(app.claim(id, "second", "k", &[]).await.status, 410);
+    let (ann, claims) = (bearer(&app, "ann"), 60_000);
+    let frames = Frames::open(app.gateway(0).address()).await;
+    let before = rss_kib(app.pid(0));
+    let sent: Vec<u8> = (0..claims).flat_map(|number| claim(2 * number + 1, id, &ann, &[])).collect();
+    let (mut reader, mut sender) = frames.split();
+    let sending = tokio::spawn(async move { sender.write_all(&sent).await });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!sending.is_finished(), "the server does not read on");
+    let grown = rss_kib(app.pid(0)).saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB");
+    let mut left = claims;
+    while left > 0 {
+        let came = reader.next().await.unwrap_or_else(|| panic!("{left} answers are missing"));
+        assert_ne!(came.kind, frame::GOAWAY, "{came:?}");
+        left -= u32::from(came.kind == frame::DATA);
+    }
+    sending.await.unwrap().unwrap();
+    drop(reader);
+
+    // A head of a few octets may stand for 16 KiB: what the table holds, named again and again.
+    let mut into_table = block("GET", "/a", &[]);
+    let at = into_table.len();
+    hpack::put_field(&mut into_table, b"x", &[b'y'; 4000]);
+    into_table[at] = 0x40;
+    let again = [block("GET", "/a", &[]), vec![0x80 | 62; 3]].concat();
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        let mut frames = Frames::open(app.gateway(0).address()).await;
+        let mut sent = of(frame::HEADERS, 5, 1, &into_table);
+        (1..3000).for_each(|number| sent.extend(of(frame::HEADERS, 5, 2 * number + 1, &again)));
+        frames.send_some(&sent).await;
+        connections.push(frames);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let grown = rss_kib(app.pid(0)).saturating_sub(before);
+    assert!(grown < 48 * 1024, "{grown} KiB for {} connections", connections.len());
+    drop(connections);
+    assert_eq!(app.claim(id, "ben", "k", &[]).await.status, 410, "and others are served");
+    app.stop().await;
+}
+
+/// The library's streams live beside the claims in all their forms: bodies that nobody reads, trailers.
+#[tokio::test]
+async fn the_librarys_streams_live_beside_claims() {
+    let app = TestApp::start("relay-streams").await;
+    let id = app.publish(coupons(300)).await;
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    let claims = path(id);
+    for number in 0..100 {
+        let user = bearer(&app, &format!("u-{number}"));
+        let (early, with_trailers, plain) = (6 * number + 1, 6 * number + 3, 6 * number + 5);
+        // Refused by its length while its body is on its way, which then never ends.
+        let too_long = block("POST", &claims, &[("authorization", &user), ("content-length", "100000")]);
+        let begun = [of(frame::HEADERS, frame::END_HEADERS, early, &too_long), of(frame::DATA, 0, early, &[b' '; 100])];
+        frames.send(&begun.concat()).await;
+        let parts = [
+            of(frame::HEADERS, frame::END_HEADERS, with_trailers, &block("POST", &claims, &[("authorization", &user)])),
+            of(frame::DATA, 0, with_trailers, b"{}"),
+            head_frames(with_trailers, true, &{
+                let mut trailers = Vec::new();
+                hpack::put_field(&mut trailers, b"x-checksum", b"1");
+                trailers
+            }),
+        ];
+        frames.send(&parts.concat()).await;
+        assert_eq!(frames.reply(with_trailers).await.status(), 201, "turn {number}");
+        frames.send(&claim(plain, id, &user, &[("idempotency-key", "other")])).await;
+        let reply = frames.reply(plain).await;
+        assert_eq!((reply.status(), reply.express), (409, true), "turn {number}");
+    }
+    drop(frames);
+    app.stop().await;
+}
+
+/// What is sent when the goodbye is half said belongs to the library, which has said where it ends.
+#[tokio::test]
+async fn what_comes_during_a_goodbye_is_answered_or_was_not_taken() {
+    let mut app = TestApp::start("relay-goodbye").await;
+    let id = app.publish(coupons(100)).await;
+    let mut frames = Frames::open(app.gateway(0).address()).await;
+    let ann = bearer(&app, "ann");
+    frames.send(&claim(1, id, &ann, &[])).await;
+    assert_eq!(frames.reply(1).await.status(), 201);
+    app.redis(&["CLIENT", "PAUSE", "600", "ALL"]).await;
+    frames.send(&claim(3, id, &bearer(&app, "ben"), &[])).await;
+    app.signal(0, libc::SIGTERM);
+    let ping = loop {
+        let came = frames.next().await.expect("a goodbye");
+        if came.kind == PING && came.flags == 0 {
+            break came.payload;
+        }
+    };
+    let late = [
+        of(PING, 1, 0, &ping),
+        request(5, "GET", &format!("/v1/templates/{id}"), &[("authorization", &ann)]),
+        claim(7, id, &bearer(&app, "carl"), &[]),
+    ];
+    frames.send(&late.concat()).await;
+    let (mut answered, mut last) = (Vec::new(), 0);
+    while let Some(came) = frames.next().await {
+        match came.kind {
+            frame::HEADERS => answered.push(came.stream),
+            frame::GOAWAY => last = u32::from_be_bytes(came.payload[..4].try_into().unwrap()),
+            _ => {}
+        }
+    }
+    answered.sort();
+    let taken: Vec<u32> = [3, 5, 7].into_iter().filter(|stream| *stream <= last).collect();
+    assert_eq!(answered, taken, "the last stream was {last}");
+    app.died(0).await;
+    app.restart(0).await;
+    let carl = app.rows(id).await.iter().filter(|row| row.user == "carl").count();
+    assert_eq!(carl == 1, last >= 7, "who was not taken has no coupon");
+    app.stop().await;
+}
+
+/// Silence in the middle of anything ends the connection in time.
+#[tokio::test]
+async fn who_stalls_is_cut_off() {
+    let plan = TestApp::plan("relay-stalls").set("HTTP_IDLE_TIMEOUT_MS", 1000).set("HTTP_HEADER_TIMEOUT_MS", 1000);
+    let app = plan.start().await;
+    let id = app.publish(coupons(100)).await;
+    let ann = bearer(&app, "ann");
+    let open = || [hello(&[]), window(0, WIDE)].concat();
+    let whole = claim(1, id, &ann, &[]);
+    let stalls: [(&str, Vec<u8>); 5] = [
+        ("half a preface", PREFACE[..10].to_vec()),
+        ("nothing behind the preface", open()),
+        ("half a frame", [&open()[..], &whole[..whole.len() / 2]].concat()),
+        ("a head without end", [open(), of(frame::HEADERS, 1, 1, &block("POST", &path(id), &[]))].concat()),
+        ("an answer, then silence", [open(), whole.clone()].concat()),
+    ];
+    for (name, bytes) in stalls {
+        let mut frames = Frames::connect(app.gateway(0).address()).await;
+        frames.send(&bytes).await;
+        let ended = async { while frames.next().await.is_some() {} };
+        assert!(tokio::time::timeout(Duration::from_secs(8), ended).await.is_ok(), "{name}: still open");
+    }
     app.stop().await;
 }

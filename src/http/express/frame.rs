@@ -8,6 +8,7 @@ pub const PAYLOAD_MAX: usize = 16_384;
 
 pub const DATA: u8 = 0x0;
 pub const HEADERS: u8 = 0x1;
+pub const PRIORITY: u8 = 0x2;
 pub const RST_STREAM: u8 = 0x3;
 pub const SETTINGS: u8 = 0x4;
 pub const GOAWAY: u8 = 0x7;
@@ -23,9 +24,10 @@ pub const END_HEADERS: u8 = 0x4;
 /// Of DATA and HEADERS.
 pub const PADDED: u8 = 0x8;
 /// Of HEADERS.
-pub const PRIORITY: u8 = 0x20;
+pub const WITH_PRIORITY: u8 = 0x20;
 
-/// The setting of how much a client takes on each stream before it says so.
+/// Settings: the compression's table, and how much a client takes on each stream before it says so.
+pub const HEADER_TABLE_SIZE: u16 = 0x1;
 pub const INITIAL_WINDOW_SIZE: u16 = 0x4;
 pub const MAX_FRAME_SIZE: u16 = 0x5;
 
@@ -86,6 +88,12 @@ impl<'a> Frame<'a> {
         Some(u32::from_be_bytes(bytes) & !(1 << 31))
     }
 
+    /// Names and values of SETTINGS.
+    pub fn settings(&self) -> impl Iterator<Item = (u16, u32)> + use<'a> {
+        let (settings, _) = self.payload.as_chunks::<6>();
+        settings.iter().map(|[a, b, value @ ..]| (u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value)))
+    }
+
     /// HEADERS without padding and priority. `None`: there is more of these than payload.
     pub fn block(&self) -> Option<&'a [u8]> {
         let mut block = self.payload;
@@ -93,7 +101,7 @@ impl<'a> Frame<'a> {
             let (padding, rest) = block.split_first()?;
             block = rest.get(..rest.len().checked_sub(usize::from(*padding))?)?;
         }
-        if self.has(PRIORITY) {
+        if self.has(WITH_PRIORITY) {
             block = block.get(5..)?;
         }
         Some(block)
@@ -114,18 +122,11 @@ pub fn put_numbers(out: &mut Vec<u8>, kind: u8, stream: u32, numbers: &[u32]) {
     }
 }
 
-/// A head, in as many frames as it takes.
+/// A head of one frame: `block` is no longer than [`PAYLOAD_MAX`].
 pub fn put_headers(out: &mut Vec<u8>, stream: u32, end_stream: bool, block: &[u8]) {
-    let mut parts = block.chunks(PAYLOAD_MAX).peekable();
-    let first = parts.next().unwrap_or_default();
-    let of_last = |is_last: bool| if is_last { END_HEADERS } else { 0 };
-    let flags = of_last(parts.peek().is_none()) | if end_stream { END_STREAM } else { 0 };
-    put_head(out, first.len(), HEADERS, flags, stream);
-    out.extend_from_slice(first);
-    while let Some(part) = parts.next() {
-        put_head(out, part.len(), CONTINUATION, of_last(parts.peek().is_none()), stream);
-        out.extend_from_slice(part);
-    }
+    debug_assert!(block.len() <= PAYLOAD_MAX);
+    put_head(out, block.len(), HEADERS, END_HEADERS | if end_stream { END_STREAM } else { 0 }, stream);
+    out.extend_from_slice(block);
 }
 
 #[cfg(test)]
@@ -155,26 +156,11 @@ mod tests {
         };
         assert_eq!(block(0, b"ab"), Some(b"ab".to_vec()));
         assert_eq!(block(PADDED, &[2, b'a', b'b', 0, 0]), Some(b"ab".to_vec()));
-        assert_eq!(block(PADDED | PRIORITY, &[1, 0, 0, 0, 0, 9, b'a', 0]), Some(b"a".to_vec()));
-        for (flags, payload) in [(PADDED, &[][..]), (PADDED, &[3, 0, 0]), (PRIORITY, &[0; 4]), (0x28, &[1, 0, 0, 0, 0])]
+        assert_eq!(block(PADDED | WITH_PRIORITY, &[1, 0, 0, 0, 0, 9, b'a', 0]), Some(b"a".to_vec()));
+        for (flags, payload) in
+            [(PADDED, &[][..]), (PADDED, &[3, 0, 0]), (WITH_PRIORITY, &[0; 4]), (0x28, &[1, 0, 0, 0, 0])]
         {
             assert_eq!(block(flags, payload), None, "{payload:?}");
-        }
-    }
-
-    #[test]
-    fn a_long_head_takes_several_frames() {
-        for length in [0, PAYLOAD_MAX, PAYLOAD_MAX + 1, 3 * PAYLOAD_MAX] {
-            let mut bytes = Vec::new();
-            put_headers(&mut bytes, 3, true, &vec![7; length]);
-            let (mut rest, mut seen, mut ends) = (&bytes[..], 0, 0);
-            while let Some(frame) = Frame::first(rest).unwrap() {
-                assert_eq!(frame.kind, if seen == 0 && ends == 0 { HEADERS } else { CONTINUATION });
-                seen += frame.payload.len();
-                ends += usize::from(frame.has(END_HEADERS));
-                rest = &rest[frame.whole.len()..];
-            }
-            assert_eq!((seen, ends, rest.len()), (length, 1, 0));
         }
     }
 }

@@ -350,6 +350,13 @@ impl<'a> Unread<'a> {
 
 // === Writing ===
 
+/// The table's new size, before a block's fields: of octets.
+pub fn put_table_size(out: &mut Vec<u8>, size: usize) {
+    let at = out.len();
+    put_integer(out, 0x1f, size);
+    out[at] |= 0x20;
+}
+
 /// Indexed field of the static table.
 pub fn put_indexed(out: &mut Vec<u8>, index: u8) {
     debug_assert!((1..=STATIC_TABLE.len()).contains(&usize::from(index)));

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::{Decided, Head, begin, with_date};
+use super::{Begun, Decided, Head, begin, with_date};
 use crate::admission::client::Headers;
 use crate::domain::ids::TemplateId;
 use crate::http::entrance::Entrance;
@@ -43,8 +43,8 @@ impl Express {
     pub fn take(&mut self, bytes: &[u8]) -> bool {
         let Some(head) = parse(bytes) else { return false };
         match begin(&self.entrance, self.peer, &head) {
-            Ok(claim) => self.claim = Some(Box::pin(claim)),
-            Err(decided) => self.answer(decided),
+            Begun::UnderWay(claim) => self.claim = Some(Box::pin(claim)),
+            Begun::Refused(decided) => self.answer(*decided),
         }
         true
     }

@@ -13,10 +13,12 @@
 //!   answered.
 //!
 //! # Layout
+//! - [`client`]: what comes from the client
 //! - [`head`]: which heads are plain claims, and the heads of answers
 //! - [`library`]: what goes to the library and comes from it
 //! - [`windows`]: how much may be sent, and by whom
 
+mod client;
 mod head;
 mod library;
 mod windows;
@@ -35,13 +37,15 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame::{self, ErrorCode, Frame};
-use super::hpack::{self, Decoder, Fields};
-use super::{Decided, begin};
+use super::hpack::Fields;
+use super::{Begun, Decided, begin};
 use crate::http::entrance::Entrance;
 use crate::http::guard::{StreamUnderWay, Waits};
 use crate::http::route::Door;
 use crate::limits::HEAD_BYTES_MAX;
 
+pub use client::PREFACE;
+use client::{Client, WholeHead};
 use head::{plain_claim, put_answer_head};
 use library::Library;
 use windows::Windows;
@@ -54,7 +58,7 @@ pub struct Relay<S> {
     peer: IpAddr,
     streams_max: usize,
     /// Claims that are being decided.
-    claims: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>,
+    claims: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
     /// Their streams, without those that the client has reset.
     claimed: Vec<u32>,
     windows: Windows,
@@ -67,55 +71,23 @@ pub struct Relay<S> {
     broken: bool,
 }
 
-/// What comes from the client.
-struct Client {
-    /// The magic of a connection's beginning, as far as it has not passed.
-    preface: usize,
-    decoder: Decoder,
-    /// What has arrived and could not be looked at: half a frame, or what waits until claims have ended.
-    unread: Vec<u8>,
-    /// A head whose end has not arrived.
-    head: Option<OpenHead>,
-    /// The last stream that it opened.
-    last: u32,
-    /// It sends no more.
-    ended: bool,
-}
-
-struct OpenHead {
-    stream: u32,
-    end_stream: bool,
-    block: Vec<u8>,
-    frames: usize,
-}
-
 /// A claim's end.
-struct Ended {
+struct Done {
     stream: u32,
     decided: Decided,
     _under_way: StreamUnderWay,
 }
 
-/// What a client sends first (RFC 9113, 3.4).
-const PREFACE_BYTES: usize = 24;
-
-/// The compression table of the protocol's default: the library announces no other.
-const TABLE_BYTES: usize = 4096;
-
 /// What waits for the client, beyond which nothing more is read from it nor taken from the library.
 const OUT_BYTES_MAX: usize = 256 * 1024;
-
-/// A head that arrives in parts: octets as sent, and parts.
-const BLOCK_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
-const BLOCK_FRAMES_MAX: usize = 16;
 
 /// Octets of one look at the socket.
 const READ_BYTES: usize = 32 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
-    /// A head as it was read, and one as it is written.
-    static FIELDS: RefCell<Fields> = RefCell::new(Fields::new(HEAD_BYTES_MAX));
+    /// A head as it was read, shorter than what the library finds too long, and one as it is written.
+    static FIELDS: RefCell<Fields> = RefCell::new(Fields::new(HEAD_BYTES_MAX - 1));
     static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -125,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
     pub fn new(stream: S, entrance: Arc<Entrance>, peer: IpAddr, waits: Arc<Waits>) -> Self {
         waits.end_request();
         let streams_max = entrance.app.config.http.h2_streams_max as usize;
+        let is_public = entrance.door == Door::Public;
         Relay {
             stream,
             waits,
@@ -134,14 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
             claims: FuturesUnordered::new(),
             claimed: Vec::new(),
             windows: Windows::new(),
-            client: Client {
-                preface: PREFACE_BYTES,
-                decoder: Decoder::new(TABLE_BYTES),
-                unread: Vec::new(),
-                head: None,
-                last: 0,
-                ended: false,
-            },
+            client: Client::new(is_public),
             library: Library::default(),
             out: Vec::new(),
             sent: 0,
@@ -170,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         })
     }
 
-    /// Looks at what had to wait: whether anything of it could be read.
+    /// Looks at what had to wait: whether that led to anything.
     fn look_again(&mut self) -> bool {
         let mut unread = std::mem::take(&mut self.client.unread);
         let read = self.look_at(&unread);
@@ -178,24 +144,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         if !unread.is_empty() {
             self.client.unread = unread;
         }
-        read > 0
+        read > 0 || self.broken
     }
 
     /// Takes whole frames from the front, and tells how many octets those were.
     fn look_at(&mut self, bytes: &[u8]) -> usize {
-        let mut read = self.client.preface.min(bytes.len());
+        let mut read = self.client.preface(bytes);
         self.library.pass(&bytes[..read]);
-        self.client.preface -= read;
         while !self.must_wait() {
             match Frame::first(&bytes[read..]) {
                 Ok(Some(frame)) => {
                     read += frame.whole.len();
                     if let Err(code) = self.take(&frame) {
-                        self.end(code);
+                        self.refuse(code);
                     }
                 }
                 Ok(None) => break,
-                Err(frame::TooLarge) => self.end(ErrorCode::FrameSize),
+                Err(frame::TooLarge) => self.refuse(ErrorCode::FrameSize),
             }
         }
         read
@@ -203,51 +168,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
 
     /// Whether nothing more is to be read for now. Who sends on without taking answers waits for itself.
     fn must_wait(&self) -> bool {
-        self.broken || self.claims.len() >= self.streams_max || self.out.len() - self.sent > OUT_BYTES_MAX
+        self.broken || self.library.is_behind() || self.out.len() - self.sent > OUT_BYTES_MAX
     }
 
     fn take(&mut self, frame: &Frame<'_>) -> Result<(), ErrorCode> {
-        if self.client.head.is_some() && frame.kind != frame::CONTINUATION {
+        if self.client.is_in_head() && frame.kind != frame::CONTINUATION {
             return Err(ErrorCode::Protocol);
         }
         match frame.kind {
-            frame::HEADERS => {
-                let block = frame.block().ok_or(ErrorCode::Protocol)?;
-                let end_stream = frame.has(frame::END_STREAM);
-                if frame.has(frame::END_HEADERS) {
-                    return self.take_head(frame.stream, end_stream, block);
-                }
-                self.client.head =
-                    Some(OpenHead { stream: frame.stream, end_stream, block: block.to_vec(), frames: 1 });
-            }
-            frame::CONTINUATION => {
-                let head = self.client.head.as_mut().filter(|head| head.stream == frame.stream);
-                let head = head.ok_or(ErrorCode::Protocol)?;
-                head.frames += 1;
-                if head.frames > BLOCK_FRAMES_MAX || head.block.len() + frame.payload.len() > BLOCK_BYTES_MAX {
-                    return Err(ErrorCode::EnhanceYourCalm);
-                }
-                head.block.extend_from_slice(frame.payload);
-                if frame.has(frame::END_HEADERS)
-                    && let Some(head) = self.client.head.take()
-                {
-                    return self.take_head(head.stream, head.end_stream, &head.block);
+            frame::HEADERS | frame::CONTINUATION => {
+                if let Some(head) = self.client.collect(frame)? {
+                    return self.take_head(&head);
                 }
             }
+            frame::DATA if self.claimed.contains(&frame.stream) => return Err(ErrorCode::StreamClosed),
             frame::DATA => {
                 self.library.pass(frame.whole);
                 self.library.client_ends(frame.stream, frame.has(frame::END_STREAM));
             }
+            frame::RST_STREAM if frame.payload.len() == 4 && self.is_ours(frame.stream) => {
+                // The claim goes on: who has a coupon by it finds it with its key.
+                self.claimed.retain(|stream| *stream != frame.stream);
+            }
             frame::RST_STREAM => {
-                if self.is_the_librarys(frame.stream) {
-                    self.library.pass(frame.whole);
-                    self.library.forget(frame.stream);
-                } else {
-                    // The claim goes on: who has a coupon by it finds it with its key.
-                    self.claimed.retain(|stream| *stream != frame.stream);
-                }
+                self.library.pass(frame.whole);
+                self.library.forget(frame.stream);
             }
             frame::SETTINGS => {
+                self.client.see_table(frame);
                 self.windows.see(frame);
                 self.library.settings(frame);
             }
@@ -259,22 +207,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
                 // The library has a word for it.
                 _ => self.library.pass(frame.whole),
             },
-            frame::WINDOW_UPDATE if !self.is_the_librarys(frame.stream) => {}
+            // Of streams whose end may not have been heard of.
+            frame::WINDOW_UPDATE | frame::PRIORITY if self.is_ours(frame.stream) => {}
             _ => self.library.pass(frame.whole),
         }
         Ok(())
     }
 
-    /// Whether the library has the stream, or nobody: of what never was, it knows what to say.
-    fn is_the_librarys(&self, stream: u32) -> bool {
-        stream > self.client.last || self.library.has(stream)
+    /// Whether the stream was a claim's, or has ended. Of what never was, the library knows what to say.
+    fn is_ours(&self, stream: u32) -> bool {
+        stream % 2 == 1 && self.client.has_opened(stream) && !self.library.has(stream)
     }
 
-    fn take_head(&mut self, stream: u32, end_stream: bool, block: &[u8]) -> Result<(), ErrorCode> {
+    fn take_head(&mut self, WholeHead { stream, end_stream, block }: &WholeHead<'_>) -> Result<(), ErrorCode> {
+        let (stream, end_stream) = (*stream, *end_stream);
         FIELDS.with_borrow_mut(|fields| {
-            self.client.decoder.decode(block, fields).map_err(|hpack::Malformed| ErrorCode::Compression)?;
-            if stream > self.client.last && stream % 2 == 1 {
-                self.client.last = stream;
+            self.client.decode(block, fields)?;
+            if self.client.opens(stream) {
                 if end_stream && self.may_take() && self.take_claim(stream, fields) {
                     return Ok(());
                 }
@@ -290,26 +239,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         })
     }
 
-    /// Whether a claim could be answered: there is room, and the connection goes on.
+    /// Whether a claim may be taken from the library.
     fn may_take(&self) -> bool {
-        self.entrance.door == Door::Public
-            && self.library.is_serving()
-            && self.windows.hold(self.claims.len() as i64 + 1)
+        self.client.may_be_plain() && self.library.is_serving() && self.claims.len() < self.streams_max
     }
 
-    /// Begins the claim of a head, if it is a plain one.
+    /// Begins the claim of a head, if it is a plain one that can be answered.
     fn take_claim(&mut self, stream: u32, fields: &Fields) -> bool {
         let Some(head) = plain_claim(fields) else { return false };
-        let under_way = StreamUnderWay::begin(&self.waits);
+        if !self.windows.reserve() {
+            return false;
+        }
+        let under_way = StreamUnderWay::of_claim(&self.waits);
         let begun = begin(&self.entrance, self.peer, &head);
         self.library.last_claim = stream;
         self.claimed.push(stream);
         match begun {
-            Ok(claim) => {
-                let claim = async move { Ended { stream, decided: claim.await, _under_way: under_way } };
+            Begun::UnderWay(claim) => {
+                let claim = async move { Done { stream, decided: claim.await, _under_way: under_way } };
                 self.claims.push(Box::pin(claim));
             }
-            Err(decided) => self.answer(Ended { stream, decided, _under_way: under_way }),
+            Begun::Refused(decided) => self.answer(Done { stream, decided: *decided, _under_way: under_way }),
         }
         true
     }
@@ -318,23 +268,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
 
     /// Goes on with the claims under way, as far as they come.
     fn poll_claims(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(ended)) = self.claims.poll_next_unpin(cx) {
-            self.answer(ended);
+        while let Poll::Ready(Some(done)) = self.claims.poll_next_unpin(cx) {
+            self.answer(done);
         }
     }
 
-    fn answer(&mut self, Ended { stream, decided, _under_way }: Ended) {
+    fn answer(&mut self, Done { stream, decided, _under_way }: Done) {
         let answer = decided.answer(&self.entrance);
-        let Some(at) = self.claimed.iter().position(|claimed| *claimed == stream) else { return };
-        self.claimed.swap_remove(at);
+        let at = self.claimed.iter().position(|claimed| *claimed == stream);
         let body = answer.body();
-        if !self.windows.spend(body.len() as i64) {
-            // It was taken while there was room: the client has made its windows smaller since.
+        let may_send = self.windows.spend(at.map_or(0, |_| body.len()));
+        // The library may have run short while claims had put aside for their answers.
+        self.library.grow(self.windows.lend());
+        let Some(at) = at else { return };
+        self.claimed.swap_remove(at);
+        if !may_send {
+            // The client takes less on its streams than when the claim was taken.
             frame::put_numbers(&mut self.out, frame::RST_STREAM, stream, &[ErrorCode::Internal as u32]);
             return;
         }
         BLOCK.with_borrow_mut(|block| {
             block.clear();
+            self.client.put_table_size(block);
             put_answer_head(&answer, block);
             frame::put_headers(&mut self.out, stream, false, block);
         });
@@ -343,9 +298,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
     }
 
     /// Tells the client what it did wrong. Nothing more is read.
-    fn end(&mut self, code: ErrorCode) {
+    fn refuse(&mut self, code: ErrorCode) {
         self.broken = true;
-        let last = self.client.last;
+        let last = self.library.named.unwrap_or(self.client.last());
         frame::put_numbers(&mut self.out, frame::GOAWAY, 0, &[last, code as u32]);
     }
 
@@ -368,8 +323,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         if self.out.len() - self.sent > OUT_BYTES_MAX {
             ready!(self.poll_out(cx))?;
         }
-        self.windows.library -= self.library.write(slices, &mut self.out) as i64;
-        if let Some(more) = self.windows.lend() {
+        let sent = self.library.take(slices, &mut self.out);
+        self.windows.library_sent(sent);
+        let more = self.windows.lend();
+        if more > 0 {
             self.library.grow(more);
             // It may have read for this time.
             cx.waker().wake_by_ref();
@@ -384,7 +341,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Relay<S> {
         loop {
             this.poll_claims(cx);
             let sent = this.poll_out(cx)?;
-            if this.library.read(buffer) {
+            if this.library.give(buffer) {
                 return Poll::Ready(Ok(()));
             }
             if this.broken {

@@ -4,23 +4,29 @@ use std::time::Duration;
 
 use floodgate::http::express::frame::{self, Frame};
 use floodgate::http::express::hpack::{self, Decoder, Fields};
+pub use floodgate::http::express::http2::PREFACE;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The octets that browsers and proxies allow a connection.
 pub const WIDE: u32 = 16 << 20;
 
 pub struct Frames {
-    stream: TcpStream,
+    reader: Reader,
+    writer: OwnedWriteHalf,
+}
+
+/// What the server says.
+pub struct Reader {
+    stream: OwnedReadHalf,
     input: Vec<u8>,
     decoder: Decoder,
-    /// Octets of DATA that have come and were not allowed anew.
-    pub taken: u32,
+    /// Octets of DATA that have come.
+    taken: u32,
 }
 
 /// A frame, as it came.
@@ -40,8 +46,12 @@ pub struct Reply {
     /// Sorted, without `date`.
     pub fields: Vec<(String, String)>,
     pub body: String,
-    /// Its head was written without the library, whose encoder shortens names.
+    /// See [`is_express`].
     pub express: bool,
+    /// Of its head.
+    pub first: u8,
+    /// There was none, for this reason.
+    pub reset: Option<u32>,
 }
 
 // === impl Reply ===
@@ -64,7 +74,9 @@ impl Frames {
     pub async fn connect(address: &str) -> Frames {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Frames { stream, input: Vec::new(), decoder: Decoder::new(4096), taken: 0 }
+        let (reader, writer) = stream.into_split();
+        let reader = Reader { stream: reader, input: Vec::new(), decoder: Decoder::new(4096), taken: 0 };
+        Frames { reader, writer }
     }
 
     /// Connects as most clients do: with a wide window of the connection.
@@ -76,14 +88,81 @@ impl Frames {
 
     pub async fn send(&mut self, bytes: &[u8]) {
         // A server that has closed has said why.
-        let _ = self.stream.write_all(bytes).await;
+        let _ = self.writer.write_all(bytes).await;
+    }
+
+    /// Sends as much as is taken within a moment.
+    pub async fn send_some(&mut self, bytes: &[u8]) {
+        let _ = tokio::time::timeout(Duration::from_millis(300), self.send(bytes)).await;
     }
 
     /// Sends no more.
     pub async fn shutdown(&mut self) {
-        self.stream.shutdown().await.unwrap();
+        self.writer.shutdown().await.unwrap();
     }
 
+    pub async fn next(&mut self) -> Option<Came> {
+        self.reader.next().await
+    }
+
+    /// Octets of DATA that have come since the last time.
+    pub fn taken(&mut self) -> u32 {
+        std::mem::take(&mut self.reader.taken)
+    }
+
+    pub fn split(self) -> (Reader, OwnedWriteHalf) {
+        (self.reader, self.writer)
+    }
+
+    /// Reads until each of these streams is answered, whatever the order; in the order of `streams`.
+    pub async fn replies(&mut self, streams: &[u32]) -> Vec<Reply> {
+        let mut replies = vec![Reply::default(); streams.len()];
+        let mut left = streams.len();
+        while left > 0 {
+            let came = self.next().await.expect("the server goes on");
+            let Some(at) = streams.iter().position(|stream| *stream == came.stream) else { continue };
+            match came.kind {
+                frame::HEADERS => {
+                    replies[at].express = is_express(&came.payload);
+                    replies[at].first = came.payload[0];
+                    replies[at].fields = came.fields.into_iter().filter(|(name, _)| name != "date").collect();
+                }
+                frame::DATA => replies[at].body += std::str::from_utf8(&came.payload).unwrap(),
+                frame::RST_STREAM if replies[at].reset.is_none() => {
+                    let code = u32::from_be_bytes(came.payload[..4].try_into().unwrap());
+                    // What is answered already is told only not to send on.
+                    if replies[at].fields.is_empty() {
+                        replies[at].reset = Some(code);
+                        left -= 1;
+                    }
+                }
+                _ => {}
+            }
+            let ends = matches!(came.kind, frame::HEADERS | frame::DATA) && came.flags & frame::END_STREAM != 0;
+            left -= usize::from(ends);
+        }
+        replies
+    }
+
+    pub async fn reply(&mut self, stream: u32) -> Reply {
+        self.replies(&[stream]).await.remove(0)
+    }
+
+    /// Reads until the server says goodbye: the last stream that it took, and why. `None`: it closed without a word.
+    pub async fn goodbye(&mut self) -> Option<(u32, u32)> {
+        loop {
+            let came = self.next().await?;
+            if came.kind == frame::GOAWAY {
+                let number = |at: usize| u32::from_be_bytes(came.payload[at..at + 4].try_into().unwrap());
+                return Some((number(0), number(4)));
+            }
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
     /// The next frame; `None`: the server closed.
     pub async fn next(&mut self) -> Option<Came> {
         loop {
@@ -111,43 +190,12 @@ impl Frames {
             }
         }
     }
+}
 
-    /// Reads until each of these streams is answered, whatever the order; in the order of `streams`.
-    pub async fn replies(&mut self, streams: &[u32]) -> Vec<Reply> {
-        let mut replies = vec![Reply::default(); streams.len()];
-        let mut left = streams.len();
-        while left > 0 {
-            let came = self.next().await.expect("the server goes on");
-            let Some(at) = streams.iter().position(|stream| *stream == came.stream) else { continue };
-            match came.kind {
-                frame::HEADERS => {
-                    let of_request = &b"x-request-id"[..];
-                    replies[at].express = came.payload.windows(of_request.len()).any(|part| part == of_request);
-                    replies[at].fields = came.fields.into_iter().filter(|(name, _)| name != "date").collect();
-                }
-                frame::DATA => replies[at].body += std::str::from_utf8(&came.payload).unwrap(),
-                kind => assert_eq!(kind, frame::WINDOW_UPDATE, "stream {} was reset", came.stream),
-            }
-            let ends = matches!(came.kind, frame::HEADERS | frame::DATA) && came.flags & frame::END_STREAM != 0;
-            left -= usize::from(ends);
-        }
-        replies
-    }
-
-    pub async fn reply(&mut self, stream: u32) -> Reply {
-        self.replies(&[stream]).await.remove(0)
-    }
-
-    /// Reads until the server says goodbye: the last stream that it took, and why. `None`: it closed without a word.
-    pub async fn goodbye(&mut self) -> Option<(u32, u32)> {
-        loop {
-            let came = self.next().await?;
-            if came.kind == frame::GOAWAY {
-                let number = |at: usize| u32::from_be_bytes(came.payload[at..at + 4].try_into().unwrap());
-                return Some((number(0), number(4)));
-            }
-        }
-    }
+/// Whether a head was written without the library, whose encoder shortens names.
+pub fn is_express(block: &[u8]) -> bool {
+    let plain = &b"x-request-id"[..];
+    block.windows(plain.len()).any(|part| part == plain)
 }
 
 /// The preface and settings.
@@ -169,6 +217,21 @@ pub fn of(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 pub fn window(stream: u32, octets: u32) -> Vec<u8> {
     of(frame::WINDOW_UPDATE, 0, stream, &octets.to_be_bytes())
+}
+
+/// A head in as many frames as it takes.
+pub fn head(stream: u32, end_stream: bool, block: &[u8]) -> Vec<u8> {
+    let flags = if end_stream { frame::END_STREAM } else { 0 };
+    let mut parts: Vec<&[u8]> = block.chunks(frame::PAYLOAD_MAX).collect();
+    let Some(last) = parts.pop() else { return of(frame::HEADERS, flags | frame::END_HEADERS, stream, &[]) };
+    let mut bytes = Vec::new();
+    for part in &parts {
+        let (kind, flags) = if bytes.is_empty() { (frame::HEADERS, flags) } else { (frame::CONTINUATION, 0) };
+        bytes.extend(of(kind, flags, stream, part));
+    }
+    let (kind, flags) = if bytes.is_empty() { (frame::HEADERS, flags) } else { (frame::CONTINUATION, 0) };
+    bytes.extend(of(kind, flags | frame::END_HEADERS, stream, last));
+    bytes
 }
 
 /// A head's block.

@@ -86,7 +86,7 @@ struct Long {
     length: u8,
 }
 
-pub(super) const CODE_BITS_MAX: u32 = 30;
+const CODE_BITS_MAX: u32 = 30;
 
 static HUFFMAN: Huffman = Huffman::new();
 

@@ -1,4 +1,4 @@
-use super::huffman::{CODE_BITS_MAX, CODE_LENGTHS, END, decode_huffman};
+use super::huffman::{CODE_LENGTHS, END, decode_huffman};
 use super::known::STATIC_TABLE;
 use super::*;
 

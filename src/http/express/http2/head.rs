@@ -43,13 +43,23 @@ pub fn plain_claim(fields: &Fields) -> Option<Head<'_>> {
             return None;
         }
     }
-    let is_authority = |byte: &u8| byte.is_ascii_alphanumeric() || b".:-_[]".contains(byte);
-    let plain = method == Some(b"POST")
-        && matches!(scheme, Some(b"http" | b"https"))
-        && authority.is_some_and(|text| !text.is_empty() && text.iter().all(is_authority));
+    let plain =
+        method == Some(b"POST") && matches!(scheme, Some(b"http" | b"https")) && authority.is_some_and(is_authority);
     let path = std::str::from_utf8(path?).ok()?;
     let template = TemplateId::parse(claims::template_of(path)?)?;
     plain.then_some(Head { path, template, headers })
+}
+
+/// A name or an IPv4 address, and perhaps a port.
+fn is_authority(text: &[u8]) -> bool {
+    let mut parts = text.splitn(2, |byte| *byte == b':');
+    let host = parts.next().unwrap_or_default();
+    let port = parts.next().unwrap_or(b"0");
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b".-".contains(byte);
+    !host.is_empty()
+        && host.iter().all(is_of_name)
+        && (1..=5).contains(&port.len())
+        && port.iter().all(u8::is_ascii_digit)
 }
 
 fn is_plain_name(byte: u8) -> bool {

@@ -1,6 +1,6 @@
 //! The library's side of a connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use tokio::io::ReadBuf;
 
@@ -21,10 +21,12 @@ pub struct Library {
     output: Vec<u8>,
     /// The last stream of a claim: its GOAWAY must name that, too.
     pub last_claim: u32,
-    /// It has said something: what a server says first are its settings.
-    spoke: bool,
-    /// It has said which stream is the last.
+    /// Streams that it has reset, of the client's open ones the latest.
+    reset: VecDeque<u32>,
+    /// It has begun to say goodbye: from then on, nobody but it takes requests.
     leaving: bool,
+    /// The last stream that its goodbye names.
+    pub named: Option<u32>,
 }
 
 /// Who has ended a stream.
@@ -34,15 +36,26 @@ struct Sides {
     library: bool,
 }
 
-/// Streams that the library has ended and the client has not: beyond it this is no honest client.
+/// Streams that were begun and have not ended: beyond it this is no honest client.
 const STREAMS_KEPT_MAX: usize = 4096;
+
+/// Streams that the library has reset while the client sent: what was on its way when it heard of it.
+const STREAMS_RESET_MAX: usize = 64;
+
+/// What may wait for the library.
+const INPUT_BYTES_MAX: usize = 64 * 1024;
 
 // === impl Library ===
 
 impl Library {
     /// Whether it goes on to take requests.
     pub fn is_serving(&self) -> bool {
-        self.spoke && !self.leaving
+        !self.leaving
+    }
+
+    /// Whether so much waits for it that nothing may be added: a head is much longer here than compressed.
+    pub fn is_behind(&self) -> bool {
+        self.input.len() - self.taken > INPUT_BYTES_MAX
     }
 
     pub fn has(&self, stream: u32) -> bool {
@@ -63,7 +76,7 @@ impl Library {
     }
 
     /// Gives it what there is: whether there was anything.
-    pub fn read(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+    pub fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let rest = &self.input[self.taken..];
         let bytes = &rest[..rest.len().min(buffer.remaining())];
         buffer.put_slice(bytes);
@@ -77,7 +90,7 @@ impl Library {
     }
 
     /// Takes what it writes, and puts what is whole into `out`. Tells how many octets of it are for windows to bear.
-    pub fn write(&mut self, slices: &[&[u8]], out: &mut Vec<u8>) -> usize {
+    pub fn take(&mut self, slices: &[&[u8]], out: &mut Vec<u8>) -> usize {
         let mut output = std::mem::take(&mut self.output);
         slices.iter().for_each(|bytes| output.extend_from_slice(bytes));
         let (mut read, mut whole, mut in_head, mut data) = (0, 0, false, 0);
@@ -95,7 +108,7 @@ impl Library {
                     data += payload.len();
                     self.library_ends(frame.stream, ends);
                 }
-                frame::RST_STREAM => self.library_ends(frame.stream, true),
+                frame::RST_STREAM => self.library_resets(frame.stream),
                 frame::GOAWAY => self.leave(&mut output[payload]),
                 _ => {}
             }
@@ -103,7 +116,6 @@ impl Library {
                 whole = read;
             }
         }
-        self.spoke |= whole > 0;
         out.extend_from_slice(&output[..whole]);
         output.drain(..whole);
         self.output = output;
@@ -114,15 +126,20 @@ impl Library {
         self.input.extend_from_slice(bytes);
     }
 
-    /// SETTINGS, but for the size of frames: the library keeps to the default, which every client takes.
+    /// SETTINGS, but for larger frames: the library keeps to the default, which every client takes.
     pub fn settings(&mut self, frame: &Frame<'_>) {
-        let (settings, rest) = frame.payload.as_chunks::<6>();
-        if !rest.is_empty() || frame.has(frame::ACK) {
+        let is_whole = frame.payload.len().is_multiple_of(6);
+        if !is_whole || frame.has(frame::ACK) {
             return self.pass(frame.whole);
         }
-        let kept = || settings.iter().filter(|setting| setting[..2] != frame::MAX_FRAME_SIZE.to_be_bytes());
+        let larger =
+            |(name, value): &(u16, u32)| *name == frame::MAX_FRAME_SIZE && *value as usize >= frame::PAYLOAD_MAX;
+        let kept = || frame.settings().filter(|setting| !larger(setting));
         frame::put_head(&mut self.input, 6 * kept().count(), frame::SETTINGS, frame.flags, frame.stream);
-        kept().for_each(|setting| self.input.extend_from_slice(setting));
+        for (name, value) in kept() {
+            self.input.extend_from_slice(&name.to_be_bytes());
+            self.input.extend_from_slice(&value.to_be_bytes());
+        }
     }
 
     /// Its window of the connection grows.
@@ -162,6 +179,18 @@ impl Library {
         }
     }
 
+    fn library_resets(&mut self, stream: u32) {
+        self.library_ends(stream, true);
+        if self.has(stream) {
+            self.reset.push_back(stream);
+            if self.reset.len() > STREAMS_RESET_MAX
+                && let Some(oldest) = self.reset.pop_front()
+            {
+                self.forget(oldest);
+            }
+        }
+    }
+
     fn side(&mut self, stream: u32, end: impl FnOnce(&mut Sides)) {
         if let Some(sides) = self.streams.get_mut(&stream) {
             end(sides);
@@ -175,9 +204,11 @@ impl Library {
     fn leave(&mut self, payload: &mut [u8]) {
         let Some(last) = payload.first_chunk_mut::<4>() else { return };
         let told = u32::from_be_bytes(*last);
+        self.leaving = true;
         if i64::from(told) < frame::WINDOW_MAX {
-            self.leaving = true;
-            *last = told.max(self.last_claim).to_be_bytes();
+            let named = told.max(self.last_claim);
+            self.named = Some(named);
+            *last = named.to_be_bytes();
         }
     }
 }
@@ -201,11 +232,10 @@ mod tests {
         let written = [settings.clone(), head.clone(), data].concat();
         for cut in 0..=written.len() {
             let (mut library, mut out) = (Library::default(), Vec::new());
-            let first = library.write(&[&written[..cut]], &mut out);
+            let first = library.take(&[&written[..cut]], &mut out);
             let ends = [0, settings.len(), settings.len() + head.len(), written.len()];
             assert!(ends.contains(&out.len()), "cut at {cut}: {} octets", out.len());
-            assert_eq!(library.is_serving(), !out.is_empty());
-            let second = library.write(&[&written[cut..]], &mut out);
+            let second = library.take(&[&written[cut..]], &mut out);
             assert_eq!((first + second, &out), (4, &written), "cut at {cut}");
         }
     }
@@ -214,11 +244,12 @@ mod tests {
     fn its_goodbye_names_the_claims_too() {
         let goodbye = |last: u32| of(frame::GOAWAY, 0, 0, &[last.to_be_bytes(), [0; 4]].concat());
         let most = frame::WINDOW_MAX as u32;
-        for (told, last_claim, expected, serving) in [(most, 9, most, true), (7, 9, 9, false), (11, 9, 11, false)] {
-            let mut library = Library { last_claim, spoke: true, ..Library::default() };
+        for (told, last_claim, expected) in [(most, 9, most), (7, 9, 9), (11, 9, 11)] {
+            let mut library = Library { last_claim, ..Library::default() };
             let mut out = Vec::new();
-            library.write(&[&goodbye(told)], &mut out);
-            assert_eq!((out, library.is_serving()), (goodbye(expected), serving));
+            library.take(&[&goodbye(told)], &mut out);
+            assert_eq!(out, goodbye(expected));
+            assert!(!library.is_serving(), "what is read now, the library may have refused");
         }
     }
 
@@ -227,7 +258,7 @@ mod tests {
         let mut library = Library::default();
         library.begin(1);
         let mut out = Vec::new();
-        library.write(&[&of(frame::HEADERS, frame::END_HEADERS | frame::END_STREAM, 1, &[])], &mut out);
+        library.take(&[&of(frame::HEADERS, frame::END_HEADERS | frame::END_STREAM, 1, &[])], &mut out);
         assert!(library.has(1), "the client still sends");
         library.client_ends(1, false);
         assert!(library.has(1));
@@ -236,12 +267,23 @@ mod tests {
     }
 
     #[test]
+    fn streams_that_it_has_reset_are_forgotten_in_time() {
+        let mut library = Library::default();
+        let mut out = Vec::new();
+        for stream in (1..20_000).step_by(2) {
+            library.begin(stream);
+            library.take(&[&of(frame::RST_STREAM, 0, stream, &[0; 4])], &mut out);
+            assert!(library.has(stream) && library.streams.len() <= STREAMS_RESET_MAX, "stream {stream}");
+        }
+    }
+
+    #[test]
     fn it_keeps_to_the_default_size_of_frames() {
         let setting = |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
-        let sent = [setting(1, 0), setting(frame::MAX_FRAME_SIZE, 1 << 20), setting(4, 9)].concat();
+        let sent = [setting(1, 0), setting(frame::MAX_FRAME_SIZE, 1 << 20), setting(4, 9), setting(5, 1)].concat();
         let mut library = Library::default();
         library.settings(&Frame::first(&of(frame::SETTINGS, 0, 0, &sent)).unwrap().unwrap());
-        assert_eq!(library.input, of(frame::SETTINGS, 0, 0, &[setting(1, 0), setting(4, 9)].concat()));
+        assert_eq!(library.input, of(frame::SETTINGS, 0, 0, &[setting(1, 0), setting(4, 9), setting(5, 1)].concat()));
         let (mut library, torn) = (Library::default(), of(frame::SETTINGS, 0, 0, &sent[..7]));
         library.settings(&Frame::first(&torn).unwrap().unwrap());
         assert_eq!(library.input, torn, "the library has a word for it");
