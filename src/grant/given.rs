@@ -7,7 +7,7 @@
 //! are not asked for.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 
 use redis::Value;
 
@@ -38,7 +38,7 @@ pub struct Given<'a> {
 /// Who may hold receipts of the template that is given back.
 pub struct Holders {
     /// Hashes of those who were given something; none: anybody may hold something.
-    known: Option<HashSet<u64, BuildHasherDefault<AsItIs>>>,
+    known: Option<HashSet<u64, ByHash>>,
     keys: RandomState,
 }
 
@@ -46,9 +46,10 @@ pub struct Holders {
 pub struct Chunk<'a> {
     first: Serial,
     receipts: String,
-    users: Vec<(&'a str, Receipts)>,
-    /// Places of those who may hold something.
-    asked: Vec<usize>,
+    /// Of those who hold nothing else, one each.
+    alone: Vec<&'a StoredGrant>,
+    /// What those have who may hold something, or come twice.
+    asked: Vec<(&'a str, Receipts)>,
     look: Packed,
     /// What writes them, where nobody holds anything.
     likely: Packed,
@@ -66,9 +67,18 @@ pub enum Look {
 /// Grants to be written, if nobody has written to the cell since it was looked at.
 pub struct Write(Packed);
 
+/// A user with their hash.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Hashed<'a> {
+    hash: u64,
+    user: &'a str,
+}
+
 /// A hash that is one already.
 #[derive(Default)]
 pub struct AsItIs(u64);
+
+type ByHash = BuildHasherDefault<AsItIs>;
 
 /// A user's receipts of one chunk: nearly always one.
 type Receipts = smallvec::SmallVec<[u8; RECEIPT_BYTES]>;
@@ -107,18 +117,7 @@ impl Given<'_> {
 
     /// Makes a chunk ready. `holders`: who has been given something before, and these as well from now on.
     pub fn chunk<'a>(&self, grants: &'a [StoredGrant], holders: &mut Holders) -> Chunk<'a> {
-        // Who comes a second time is asked for, too.
-        let may_hold: Vec<&str> = users_of(grants).filter(|user| holders.may_hold(user)).collect();
-        let (users, asked) = match may_hold.is_empty() {
-            true => (users_of_each(grants), Vec::new()),
-            false => {
-                let (users, places) = by_user(grants);
-                let mut asked: Vec<usize> = may_hold.iter().map(|user| places[user]).collect();
-                asked.sort_unstable();
-                asked.dedup();
-                (users, asked)
-            }
-        };
+        let (alone, asked) = apart(grants, holders);
         let template = self.keys.template(self.template);
         let mut look = Packed::default();
         look.command(redis::cmd("WATCH").arg(self.keys.meta()).arg(template.template()));
@@ -126,12 +125,12 @@ impl Given<'_> {
         if !asked.is_empty() {
             look.begin(2 + asked.len());
             [&b"HMGET"[..], template.receipts().as_bytes()].into_iter().for_each(|part| look.part(part));
-            asked.iter().for_each(|at| look.part(users[*at].0.as_bytes()));
+            asked.iter().for_each(|(user, _)| look.part(user.as_bytes()));
         }
         let mut chunk = Chunk {
             first: grants.first().map_or(0, |first| first.receipt.serial),
             receipts: template.receipts().to_owned(),
-            users,
+            alone,
             asked,
             look,
             likely: Packed::default(),
@@ -194,9 +193,9 @@ impl Chunk<'_> {
             return Ok(Look::Free(Write(self.likely)));
         }
         let Some(Value::Array(held)) = answers.next() else { return Err(short()) };
-        for (at, held) in std::mem::take(&mut self.asked).into_iter().zip(held) {
+        for ((_, receipts), held) in self.asked.iter_mut().zip(held) {
             if let Value::BulkString(held) = held {
-                self.users[at].1 = put_together(&held, &self.users[at].1);
+                *receipts = put_together(&held, receipts);
             }
         }
         Ok(Look::Free(Write(self.write())))
@@ -205,10 +204,15 @@ impl Chunk<'_> {
     fn write(&self) -> Packed {
         let mut packed = Packed::default();
         packed.command(&redis::cmd("MULTI"));
-        if !self.users.is_empty() && !faults::bug(Bug::ReceiptsNotReapplied) {
-            packed.begin(2 + 2 * self.users.len());
+        let users = self.alone.len() + self.asked.len();
+        if users > 0 && !faults::bug(Bug::ReceiptsNotReapplied) {
+            packed.begin(2 + 2 * users);
             [&b"HSET"[..], self.receipts.as_bytes()].into_iter().for_each(|part| packed.part(part));
-            for (user, receipts) in &self.users {
+            for grant in &self.alone {
+                packed.part(grant.user.as_deref().unwrap_or_default().as_bytes());
+                packed.part(&grant.receipt.pack());
+            }
+            for (user, receipts) in &self.asked {
                 packed.part(user.as_bytes());
                 packed.part(receipts);
             }
@@ -253,12 +257,21 @@ impl Holders {
     }
 
     /// Whether a user may hold something; they do from now on. Two users may have one hash: then both are asked for.
-    fn may_hold(&mut self, user: &str) -> bool {
+    fn may_hold(&mut self, hash: u64) -> bool {
         if self.known.as_ref().is_some_and(|known| known.len() >= REAPPLY_USERS_MAX) {
             self.known = None;
         }
-        let hash = self.keys.hash_one(user);
         self.known.as_mut().is_none_or(|known| !known.insert(hash))
+    }
+
+    fn hashed<'a>(&self, user: &'a str) -> Hashed<'a> {
+        Hashed { hash: self.keys.hash_one(user), user }
+    }
+}
+
+impl Hash for Hashed<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
@@ -276,29 +289,29 @@ impl Hasher for AsItIs {
     }
 }
 
-fn users_of(grants: &[StoredGrant]) -> impl Iterator<Item = &str> {
-    grants.iter().filter_map(|grant| grant.user.as_deref())
-}
-
-/// What users have of a chunk in which none comes twice.
-fn users_of_each(grants: &[StoredGrant]) -> Vec<(&str, Receipts)> {
-    let one = |grant: &StoredGrant| Receipts::from(grant.receipt.pack());
-    grants.iter().filter_map(|grant| Some((grant.user.as_deref()?, one(grant)))).collect()
-}
-
-/// What each user has of a chunk, as one value, in the order in which they come; and where each user is.
-fn by_user(grants: &[StoredGrant]) -> (Vec<(&str, Receipts)>, HashMap<&str, usize>) {
-    let mut places: HashMap<&str, usize> = HashMap::with_capacity(grants.len());
-    let mut users: Vec<(&str, Receipts)> = Vec::with_capacity(grants.len());
-    for grant in grants {
-        let Some(user) = grant.user.as_deref() else { continue };
-        let place = *places.entry(user).or_insert(users.len());
-        if place == users.len() {
-            users.push((user, Receipts::new()));
+/// The grants of users who have nothing else, and what the others have, as one value each.
+fn apart<'a>(grants: &'a [StoredGrant], holders: &mut Holders) -> (Vec<&'a StoredGrant>, Vec<(&'a str, Receipts)>) {
+    let of_users = || grants.iter().filter_map(|grant| Some((grant, grant.user.as_deref()?)));
+    let users: Vec<Hashed<'_>> = of_users().map(|(_, user)| holders.hashed(user)).collect();
+    // Who comes a second time is among them.
+    let mut places: HashMap<Hashed<'_>, usize, ByHash> = HashMap::default();
+    let mut asked: Vec<(&str, Receipts)> = Vec::new();
+    for user in &users {
+        if holders.may_hold(user.hash) {
+            places.entry(*user).or_insert_with(|| {
+                asked.push((user.user, Receipts::new()));
+                asked.len() - 1
+            });
         }
-        users[place].1.extend_from_slice(&grant.receipt.pack());
     }
-    (users, places)
+    let mut alone = Vec::with_capacity(users.len());
+    for ((grant, _), user) in of_users().zip(&users) {
+        match places.get(user) {
+            Some(place) => asked[*place].1.extend_from_slice(&grant.receipt.pack()),
+            None => alone.push(grant),
+        }
+    }
+    (alone, asked)
 }
 
 /// What is held, and what of the new is not among it.
@@ -319,6 +332,7 @@ fn cursor(reply: Value) -> Result<Serial, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::cell::Receipt;
 
     #[test]
     fn a_receipt_that_is_held_is_not_held_twice() {
@@ -330,8 +344,27 @@ mod tests {
 
     #[test]
     fn who_was_given_something_may_hold_it() {
+        let grant = |serial, user: &str| StoredGrant {
+            user: Some(user.to_owned()),
+            receipt: Receipt { serial, epoch: 1, acquired: 0, claim_key_hash: serial },
+            ip: None,
+            device: None,
+        };
+        let told = |holders: &mut Holders, grants: &[StoredGrant]| {
+            let (alone, asked) = apart(grants, holders);
+            let alone: Vec<Serial> = alone.iter().map(|grant| grant.receipt.serial).collect();
+            let asked: Vec<(String, usize)> =
+                asked.iter().map(|(user, receipts)| ((*user).to_owned(), receipts.len() / RECEIPT_BYTES)).collect();
+            (alone, asked)
+        };
         let mut holders = Holders::nobody();
-        assert_eq!(["ann", "ben", "ann"].map(|user| holders.may_hold(user)), [false, false, true]);
-        assert!(Holders::anybody().may_hold("ann"));
+        let first = [grant(1, "ann"), grant(2, "ben"), grant(3, "ann"), grant(4, "carl")];
+        assert_eq!(told(&mut holders, &first), (vec![2, 4], vec![("ann".into(), 2)]));
+        let second = [grant(5, "ben"), grant(6, "dora")];
+        assert_eq!(told(&mut holders, &second), (vec![6], vec![("ben".into(), 1)]));
+        assert_eq!(told(&mut Holders::anybody(), &second), (vec![], vec![("ben".into(), 1), ("dora".into(), 1)]));
+        // Two of one hash are two all the same.
+        let [one, other] = ["ann", "ben"].map(|user| Hashed { hash: 7, user });
+        assert!(HashSet::<_, ByHash>::from_iter([one, other, one]).len() == 2);
     }
 }

@@ -74,9 +74,13 @@ async fn read<'a>(
             let grants = archive.grants_from(template, from, limits::REAPPLY_READ_ROWS_MAX).await?;
             let Some(last) = grants.last() else { break };
             from = last.receipt.serial + 1;
+            let is_end = grants.len() < limits::REAPPLY_READ_ROWS_MAX;
             // Nobody takes it: the writer has failed, and says so.
             if on_their_way.send((template, grants)).await.is_err() {
                 return Ok(());
+            }
+            if is_end {
+                break;
             }
         }
     }

@@ -2,7 +2,8 @@
 //! aside in place of one.
 //!
 //! Rows are read by COPY in its binary format: as fast as the table gives them, without a statement's
-//! cost for each.
+//! cost for each. And by ranges of serials, which have few gaps, rather than in order up to a limit: for that
+//! PostgreSQL would now and then sort all that a template has left.
 
 use tokio_postgres::{Client, Row};
 
@@ -13,7 +14,7 @@ use crate::pg::PgFault;
 use crate::pg::copy::CopiedRows;
 use crate::redis::cell::Receipt;
 
-/// At most `limit` grants of a template with serials from `first` to `last`, strictly ascending. Empty:
+/// At most `limit` grants of a template with serials from `first` to `last`, strictly ascending. Fewer than `limit`:
 /// there are no more. A row comes before what was set aside under its serial.
 pub async fn read(
     client: &Client,
@@ -26,6 +27,7 @@ pub async fn read(
     if first > last {
         return Ok(Vec::new());
     }
+    // Before the rows: what an operator makes a row of meanwhile is seen twice rather than never.
     let asides = asides(client, template, first, last, limit).await?;
     if let Some(aside) = asides.get(limit - 1) {
         last = aside.receipt.serial;
@@ -34,9 +36,12 @@ pub async fn read(
     if rows.len() == limit {
         last = rows[limit - 1].receipt.serial;
     }
-    Ok(merge(rows, asides.into_iter().filter(|aside| aside.receipt.serial <= last).collect()))
+    let mut grants = merge(rows, asides.into_iter().filter(|aside| aside.receipt.serial <= last).collect());
+    grants.truncate(limit);
+    Ok(grants)
 }
 
+/// At most `limit` rows, ascending.
 async fn rows(
     client: &Client,
     template: TemplateId,
@@ -44,10 +49,38 @@ async fn rows(
     last: Serial,
     limit: usize,
 ) -> Result<Vec<StoredGrant>, PgFault> {
-    let mut sql = include_str!("../sql/grant/copy_from.sql").to_owned();
-    for (name, value) in
-        [("{template}", u64::from(template.0)), ("{first}", first), ("{last}", last), ("{rows}", limit as u64)]
-    {
+    let mut rows: Vec<StoredGrant> = Vec::new();
+    let mut from = first;
+    while rows.len() < limit && from <= last {
+        let to = last.min(from + (limit - rows.len()) as u64 - 1);
+        let mut range = range(client, template, from, to).await?;
+        let is_whole = range.len() as u64 == to - from + 1;
+        range.sort_unstable_by_key(|grant| grant.receipt.serial);
+        if rows.is_empty() {
+            rows = range;
+        } else {
+            rows.append(&mut range);
+        }
+        from = to + 1;
+        if !is_whole && from <= last {
+            let sql = include_str!("../sql/grant/next_serial.sql");
+            let next = client.query_one(sql, &[&template.as_i32(), &(from as i64), &(last as i64)]).await?;
+            let Some(next) = next.get::<_, Option<i64>>(0) else { break };
+            from = next as Serial;
+        }
+    }
+    Ok(rows)
+}
+
+/// All rows of a range, in any order.
+async fn range(
+    client: &Client,
+    template: TemplateId,
+    first: Serial,
+    last: Serial,
+) -> Result<Vec<StoredGrant>, PgFault> {
+    let mut sql = include_str!("../sql/grant/copy_range.sql").to_owned();
+    for (name, value) in [("{template}", u64::from(template.0)), ("{first}", first), ("{last}", last)] {
         sql = sql.replace(name, &value.to_string());
     }
     // On another thread: the caller writes the rows of the read before meanwhile.

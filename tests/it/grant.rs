@@ -15,6 +15,7 @@ use floodgate::grant::fate::Fate;
 use floodgate::grant::opening::Refusal;
 use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::recover::recover;
+use floodgate::grant::stored;
 use floodgate::grant::stores::postgres::PgArchive;
 use floodgate::grant::watermark::{Ack, Awaited, acks};
 use floodgate::grant::writer::{WriteFault, Writer};
@@ -860,6 +861,43 @@ async fn a_large_template_is_given_back_whole() {
     }
     assert_eq!(world.claim(T1, &["fresh".into()]).await, [Claimed::Granted(stock as u64)]);
     assert_eq!(world.claim(T1, &["late".into()]).await, [Claimed::Refused(ClaimOutcome::SoldOut)], "sold out");
+}
+
+/// Serials may have gaps of any width, and several rows may have been set aside for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_a_template_with_gaps_are_whole() {
+    let world = World::new("gaps").await;
+    world.template(50_000, false).await;
+    world
+        .sql(
+            "INSERT INTO user_coupons (template_id, serial, epoch, user_ref, claim_key_hash, acquired_at, valid_from, expires_at)
+             SELECT 1, i, 1, 'row', i, now(), now(), now() FROM unnest(ARRAY[5, 2, 1, 4, 1000, 1001, 30000, 49999]) AS i;
+             INSERT INTO set_aside (cell, entry_epoch, entry_seq, template_id, serial, epoch, user_ref, claim_key_hash,
+                 acquired_at, reason)
+             SELECT 0, 1, 1, 1, i, 1, u, i, now(), why
+             FROM unnest(ARRAY[3, 3, 3, 3, 1001, 20000, 500, 60000], ARRAY['aside', 'b', 'c', 'd', 'e', 'aside', 'f', 'g'],
+                 ARRAY['x', 'x', 'x', 'x', 'x', 'x', 'diverged', 'x']) AS aside (i, u, why)",
+        )
+        .await;
+    let row = |serial| (serial, "row");
+    let aside = |serial| (serial, "aside");
+    let all = [row(1), row(2), aside(3), row(4), row(5), row(1000), row(1001), aside(20_000), row(30_000), row(49_999)];
+    let client = world.pg.own().await.unwrap();
+    for limit in [1, 2, 3, 4, 100] {
+        let (mut from, mut seen) = (1, Vec::new());
+        loop {
+            let page = stored::read(&client, T1, from, 50_000, limit).await.unwrap();
+            assert!(page.len() <= limit);
+            from = page.last().map_or(from, |grant| grant.receipt.serial + 1);
+            let is_end = page.len() < limit;
+            seen.extend(page.into_iter().map(|grant| (grant.receipt.serial, grant.user.unwrap())));
+            if is_end {
+                break;
+            }
+        }
+        let expected: Vec<_> = all.iter().map(|(serial, user)| (*serial, (*user).to_owned())).collect();
+        assert_eq!(seen, expected, "in pages of {limit}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

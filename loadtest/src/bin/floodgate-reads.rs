@@ -8,6 +8,10 @@ use floodgate::demo::redis_server::Fsync;
 use floodgate_loadtest::scale::wallet::{Settings, measure};
 use floodgate_loadtest::scale::{Scale, plans, recover};
 
+/// As in the product: what is measured here runs in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Reads at the size of a year of sales.
 #[derive(Parser)]
 #[command(name = "floodgate-reads", version = floodgate::VERSION)]
