@@ -15,10 +15,12 @@ use crate::pg::copy::CopiedRows;
 use crate::redis::cell::Receipt;
 
 /// At most `limit` grants of a template with serials from `first` to `last`, strictly ascending. Fewer than `limit`:
-/// there are no more. A row comes before what was set aside under its serial.
+/// there are no more. A row comes before what was set aside under its serial. `places`: with address and device, which
+/// only quotas ask for.
 pub async fn read(
     client: &Client,
     template: TemplateId,
+    places: bool,
     first: Serial,
     last: Serial,
     limit: usize,
@@ -32,7 +34,7 @@ pub async fn read(
     if let Some(aside) = asides.get(limit - 1) {
         last = aside.receipt.serial;
     }
-    let rows = rows(client, template, first, last, limit).await?;
+    let rows = rows(client, template, places, first, last, limit).await?;
     if rows.len() == limit {
         last = rows[limit - 1].receipt.serial;
     }
@@ -45,6 +47,7 @@ pub async fn read(
 async fn rows(
     client: &Client,
     template: TemplateId,
+    places: bool,
     first: Serial,
     last: Serial,
     limit: usize,
@@ -53,7 +56,7 @@ async fn rows(
     let mut from = first;
     while rows.len() < limit && from <= last {
         let to = last.min(from + (limit - rows.len()) as u64 - 1);
-        let mut range = range(client, template, from, to).await?;
+        let mut range = range(client, template, places, from, to).await?;
         let is_whole = range.len() as u64 == to - from + 1;
         range.sort_unstable_by_key(|grant| grant.receipt.serial);
         if rows.is_empty() {
@@ -76,6 +79,7 @@ async fn rows(
 async fn range(
     client: &Client,
     template: TemplateId,
+    places: bool,
     first: Serial,
     last: Serial,
 ) -> Result<Vec<StoredGrant>, PgFault> {
@@ -83,22 +87,23 @@ async fn range(
     for (name, value) in [("{template}", u64::from(template.0)), ("{first}", first), ("{last}", last)] {
         sql = sql.replace(name, &value.to_string());
     }
+    sql = sql.replace("{places}", if places { ", ip_hash, device_hash" } else { "" });
     // On another thread: the caller writes the rows of the read before meanwhile.
-    let decoding = tokio::spawn(decode(CopiedRows::new(client.copy_out(sql.as_str()).await?)));
+    let decoding = tokio::spawn(decode(CopiedRows::new(client.copy_out(sql.as_str()).await?), places));
     decoding.await.map_err(|error| PgFault::fault(error.to_string()))?
 }
 
-async fn decode(mut copied: CopiedRows) -> Result<Vec<StoredGrant>, PgFault> {
+async fn decode(mut copied: CopiedRows, places: bool) -> Result<Vec<StoredGrant>, PgFault> {
     let mut rows = Vec::new();
     while let Some(mut row) = copied.next().await? {
         // Fields are read in the order of the columns.
         let (serial, epoch) = (row.int8()? as u64, row.int4()? as u16);
         let user = Some(row.text()?);
-        let claim_key_hash = row.int8()? as u64;
-        let (ip, device) = (row.int8_or_null()?, row.int8_or_null()?);
+        let (claim_key_hash, acquired) = (row.int8()? as u64, row.time()?);
+        let (ip, device) = if places { (row.int8_or_null()?, row.int8_or_null()?) } else { (None, None) };
         rows.push(StoredGrant {
             user,
-            receipt: Receipt { serial, epoch, acquired: row.time()?, claim_key_hash },
+            receipt: Receipt { serial, epoch, acquired, claim_key_hash },
             ip: ip.map(|hash| hash as u64),
             device: device.map(|hash| hash as u64),
         });

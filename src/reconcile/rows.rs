@@ -41,7 +41,7 @@ pub async fn look(
     let before = compare::read(redis, keys, &view.identity, row.id, &[], &[]).await?.stand;
     let settled = view.settled(before.mark).await?;
     let last = row.ranges.last().map_or(0, |(_, last)| *last);
-    let grants = stored::read(view.client, row.id, from, last, RECONCILE_PAGE_ROWS).await?;
+    let grants = stored::read(view.client, row.id, row.definition.quotas, from, last, RECONCILE_PAGE_ROWS).await?;
     // Rows first, receipts after them: whatever is a row was a receipt before.
     let held: Vec<&StoredGrant> = grants.iter().filter(|grant| grant.user.is_some()).collect();
     let users: Vec<&str> = held.iter().filter_map(|grant| grant.user.as_deref()).collect();

@@ -179,7 +179,7 @@ impl Walk {
         }
         // A page that was read while its grants were being stored may have missed some.
         for (first, last) in of.gaps.clone() {
-            for grant in stored::read(view.client, of.row.id, first, last, RECONCILE_PAGE_ROWS).await? {
+            for grant in stored::read(view.client, of.row.id, false, first, last, RECONCILE_PAGE_ROWS).await? {
                 without(&mut of.gaps, grant.receipt.serial);
             }
         }

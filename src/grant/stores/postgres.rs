@@ -166,7 +166,7 @@ impl Archive for PgArchive {
         limit: usize,
     ) -> Result<Vec<StoredGrant>, PgFault> {
         let last = template.ranges.last().map_or(0, |(_, last)| *last);
-        stored::read(&self.client, template.id, from, last, limit).await
+        stored::read(&self.client, template.id, template.definition.quotas, from, last, limit).await
     }
 
     async fn rows_in_all(&self) -> Result<u64, PgFault> {
