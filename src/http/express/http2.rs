@@ -8,15 +8,15 @@
 //! - *Streams*: what the client says of a stream goes to whom it is with. A connection may have as many claims
 //!   under way as the library may have requests.
 //! - *The connection's window*: the library hears of as much of it as it needs, and claims live on the rest
-//!   ([`Windows`]). A client that gives no more than the protocol's 65,535 octets is answered by the library alone.
+//!   (`Windows`). A client that gives no more than the protocol's 65,535 octets is answered by the library alone.
 //! - *The end*: GOAWAY names the last stream that anybody here took, and the connection is shut when all claims are
 //!   answered.
 //!
 //! # Layout
-//! - [`client`]: what comes from the client
-//! - [`head`]: which heads are plain claims, and the heads of answers
-//! - [`library`]: what goes to the library and comes from it
-//! - [`windows`]: how much may be sent, and by whom
+//! - `client`: what comes from the client
+//! - `head`: which heads are plain claims, and the heads of answers
+//! - `library`: what goes to the library and comes from it
+//! - `windows`: how much may be sent, and by whom
 
 mod client;
 mod head;
