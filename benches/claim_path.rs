@@ -27,6 +27,7 @@ use floodgate::domain::template::{Definition, Status};
 use floodgate::domain::user::{UserCodec, UserRef};
 use floodgate::grant::entry::{self, Grant};
 use floodgate::hashing::Hashing;
+use floodgate::http::express::hpack;
 use floodgate::pg::copy::CopyRows;
 use floodgate::redis::cell::{CellMeta, Identity};
 use floodgate::redis::fault::Fault;
@@ -103,6 +104,21 @@ fn request_parse() {
         black_box(gatekeeper.identify(headers, PEER, &codec).is_ok());
         black_box(headers.word(Name::IdempotencyKey, 64).is_ok());
         black_box(headers.device().is_ok());
+    });
+    let blocks: Vec<Vec<u8>> = (0..10_000)
+        .map(|user| {
+            let user = format!("u{user:011}");
+            let fields = [(":authority", "127.0.0.1:8080"), (":path", "/v1/templates/1/claims"), ("x-user-id", &user)];
+            // :method POST and :scheme http by the static table.
+            let mut block = vec![0x83, 0x86];
+            fields.iter().for_each(|(name, value)| hpack::put_field(&mut block, name.as_bytes(), value.as_bytes()));
+            block
+        })
+        .collect();
+    let (mut decoder, mut fields) = (hpack::Decoder::new(4096), hpack::Fields::new(16 * 1024));
+    measure("request parse: a head of HTTP/2, 5 fields", 10_000, 1, |at| {
+        black_box(decoder.decode(&blocks[at as usize], &mut fields).is_ok());
+        black_box(fields.iter().count());
     });
     let by_token = config(&[]);
     let token = |user| {

@@ -29,7 +29,7 @@ use crate::domain::window::{Day, Millis, rfc3339};
 use crate::faults::{self, Bug, Point};
 use crate::grant::watermark::{Ack, Awaited};
 use crate::http::problem::Problem;
-use crate::limits::CLOCK_CARE_MS;
+use crate::limits::{CLOCK_CARE_MS, SHOWN_WAIT_MS};
 use crate::telemetry::metrics;
 
 /// A claim as the front door has read it.
@@ -154,7 +154,7 @@ async fn decide(
         // An earlier request of the same key may still execute: only its end tells.
         _ if app.claims.doubts.holds(template.id, request.user, hash) => return Err(unknown(&claim_key)),
         Answer::UserLimit { held, last } => {
-            let held = shown(app, &template, held, last, begun).await;
+            let held = shown(app, &template, held, last).await;
             return Err(refusal_of(app, &template, Answer::UserLimit { held, last }, now, &claim_key));
         }
         refused => return Err(refusal_of(app, &template, refused, now, &claim_key)),
@@ -221,7 +221,16 @@ async fn acknowledged(
     begun: Instant,
 ) -> Result<Granted, Problem> {
     faults::point(Point::ClaimBeforeAck);
-    match reached(app, level, granted.template.id, &granted.held, entry, begun).await {
+    let (waiting, settings) = (Instant::now(), &app.config.claim);
+    let (deadline, seconds) = match level {
+        AckLevel::Postgres => (begun + ms(settings.postgres_wait_ms), &metrics().claim_postgres_seconds),
+        AckLevel::Redis | AckLevel::Replica => {
+            (waiting + ms(settings.replica_wait_ms), &metrics().claim_replica_seconds)
+        }
+    };
+    let ack = reached(app, level, granted.template.id, &granted.held, entry, deadline).await;
+    seconds.record(waiting.elapsed());
+    match ack {
         Ack::Committed => Ok(granted),
         Ack::SetAside => Err(Problem::of(
             ClaimOutcome::SetAside,
@@ -233,35 +242,51 @@ async fn acknowledged(
 }
 
 /// Of the coupons that a refusal would show, those that have reached the template's ack level in time: whoever is
-/// shown a coupon may count on it.
-async fn shown(app: &App, template: &LiveTemplate, held: Vec<Held>, last: EntryId, begun: Instant) -> Vec<Held> {
+/// shown a coupon may count on it. Where many wait, that is none: the places are for those who are granted something.
+async fn shown(app: &App, template: &LiveTemplate, mut held: Vec<Held>, last: EntryId) -> Vec<Held> {
     let level = app.config.claim.level(&template.definition);
-    if level == AckLevel::Redis {
+    if level == AckLevel::Redis || held.is_empty() {
         return held;
     }
-    let waiting = held.iter().map(|held| reached(app, level, template.id, held, last, begun));
-    let acks = Box::pin(futures_util::future::join_all(waiting)).await;
-    held.into_iter().zip(acks).filter(|(_, ack)| *ack == Ack::Committed).map(|(held, _)| held).collect()
+    let deadline = Instant::now() + ms(SHOWN_WAIT_MS);
+    if app.acks.is_crowded() || app.confirms.is_crowded() {
+        return Vec::new();
+    }
+    let wait = |held: Held| async move { reached(app, level, template.id, &held, last, deadline).await };
+    // All of them wait for the same, but for being set aside.
+    let mut acks = vec![Box::pin(wait(held[0])).await];
+    match acks[0] {
+        Ack::Committed if level == AckLevel::Replica => return held,
+        Ack::Committed | Ack::SetAside => {
+            let rest = held[1..].iter().map(|held| wait(*held));
+            acks.extend(Box::pin(futures_util::future::join_all(rest)).await);
+        }
+        Ack::BeyondFinal | Ack::Unknown => return Vec::new(),
+    }
+    let mut acks = acks.into_iter();
+    held.retain(|_| acks.next() == Some(Ack::Committed));
+    held
 }
 
 /// Waits until a coupon that Redis has is where its level wants it, `entry` having told of it.
-async fn reached(app: &App, level: AckLevel, template: TemplateId, held: &Held, entry: EntryId, begun: Instant) -> Ack {
-    let waiting = Instant::now();
+async fn reached(
+    app: &App,
+    level: AckLevel,
+    template: TemplateId,
+    held: &Held,
+    entry: EntryId,
+    deadline: Instant,
+) -> Ack {
     match level {
         AckLevel::Redis => Ack::Committed,
-        AckLevel::Replica => {
-            // The entry was told by the script that answered: its epoch is the one that held then.
-            let deadline = (waiting + ms(app.config.claim.replica_wait_ms)).into();
-            let confirmed = app.confirms.wait(entry.epoch, deadline).await;
-            metrics().claim_replica_seconds.record(waiting.elapsed());
-            if confirmed { Ack::Committed } else { Ack::Unknown }
-        }
+        // The entry was told by the script that answered: its epoch is the one that held then.
+        AckLevel::Replica => match app.confirms.wait(entry.epoch, deadline.into()).await {
+            true => Ack::Committed,
+            false => Ack::Unknown,
+        },
         AckLevel::Postgres => {
-            let deadline = (begun + ms(app.config.claim.postgres_wait_ms)).into();
             let awaited = Awaited { entry, template, serial: held.serial, epoch: held.epoch };
-            let ack = app.acks.wait(awaited, deadline).await;
-            metrics().claim_postgres_seconds.record(waiting.elapsed());
-            ack
+            app.acks.wait(awaited, deadline.into()).await
         }
     }
 }

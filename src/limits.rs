@@ -32,6 +32,9 @@ const _: () = assert!(2 * FLUSHER_LOCK_PAUSE_MS < FLUSHER_YIELD_MS);
 pub const OPEN_PAUSE_MAX_MS: u64 = 60_000;
 const _: () = assert!(OPEN_PAUSE_MS < OPEN_PAUSE_MAX_MS);
 
+/// How long a refusal waits for the coupons that it shows, at the levels `replica` and `postgres`.
+pub const SHOWN_WAIT_MS: u64 = 1_000;
+
 /// Claims of ack level `postgres` that wait for their row in one process: about 100 bytes each.
 pub const ACK_WAITERS_MAX: usize = 65_536;
 

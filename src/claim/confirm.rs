@@ -67,6 +67,11 @@ pub fn confirms(redis: Redis, keys: CellKeys, cell: Arc<Cell>, settings: &config
 // === impl Confirms ===
 
 impl Confirms {
+    /// Whether so many wait that a place is worth something.
+    pub fn is_crowded(&self) -> bool {
+        self.waiters.capacity() < CONFIRM_WAITERS_MAX / 2
+    }
+
     /// Whether enough replicas have what Redis answered under `epoch` before this call. `false` at `deadline`, where
     /// too many wait already, and where the cell has another epoch by now: then nobody knows.
     pub async fn wait(&self, epoch: Epoch, deadline: Instant) -> bool {

@@ -191,6 +191,7 @@ impl<E: Engine> Lane<E> {
     fn bundle(&self, queued: impl Iterator<Item = Queued>) -> Vec<Bundle> {
         let mut bundles: Vec<Bundle> = Vec::with_capacity(1);
         for Queued { job: Job { template, claim }, answer, .. } in queued {
+            let early = self.shared.settings.level(&template.definition) != AckLevel::Postgres;
             let at = match bundles.iter().position(|bundle| bundle.template.id == template.id) {
                 Some(at) => at,
                 None => {
@@ -201,11 +202,12 @@ impl<E: Engine> Lane<E> {
                         day: Day { start: 0, end: 0 },
                         claims: Vec::new(),
                     };
-                    let early = self.shared.settings.level(&template.definition) != AckLevel::Postgres;
                     bundles.push(Bundle { template, group, answers: Vec::new(), early });
                     bundles.len() - 1
                 }
             };
+            // Two snapshots may meet in a batch.
+            bundles[at].early |= early;
             bundles[at].group.claims.push(claim);
             bundles[at].answers.push(answer);
         }

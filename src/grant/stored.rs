@@ -25,6 +25,7 @@ pub async fn read(
     last: Serial,
     limit: usize,
 ) -> Result<Vec<StoredGrant>, PgFault> {
+    debug_assert!(limit > 0);
     let mut last = last.min(SERIAL_MAX);
     if first > last {
         return Ok(Vec::new());

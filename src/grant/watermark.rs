@@ -72,6 +72,11 @@ pub fn acks_over<R: RowsSeen>(rows: R) -> (Acks, AckPoller<R>) {
 // === impl Acks ===
 
 impl Acks {
+    /// Whether so many wait that a place is worth something.
+    pub fn is_crowded(&self) -> bool {
+        self.waiters.capacity() < limits::ACK_WAITERS_MAX / 2
+    }
+
     /// Waits until `deadline` at the longest. Where too many wait already, the answer is `Unknown`
     /// at once.
     pub async fn wait(&self, awaited: Awaited, deadline: Instant) -> Ack {

@@ -31,10 +31,11 @@ pub struct Waits {
     head: AtomicU64,
     /// Since when the client takes no bytes.
     write: AtomicU64,
-    /// HTTP/2: since when an answer waits for the client and none has ended.
+    /// HTTP/2: since when an answer of the library's waits for the client and none has ended.
     answer: AtomicU64,
-    /// HTTP/2: requests under way.
+    /// HTTP/2: requests under way, and those of them that the library answers.
     streams: AtomicU64,
+    requests: AtomicU64,
     /// HTTP/1.1: requests that the library has answered.
     answered: AtomicU64,
     /// HTTP/1.1: whether the express has a claim under way.
@@ -117,6 +118,7 @@ impl StreamUnderWay {
 
     fn of(waits: &Arc<Waits>, is_claim: bool) -> Self {
         waits.streams.fetch_add(1, Ordering::Relaxed);
+        waits.requests.fetch_add(u64::from(!is_claim), Ordering::Relaxed);
         waits.begin_request();
         StreamUnderWay { waits: waits.clone(), is_claim }
     }
@@ -131,9 +133,10 @@ impl StreamUnderWay {
 impl Drop for StreamUnderWay {
     fn drop(&mut self) {
         let last = self.waits.streams.fetch_sub(1, Ordering::Relaxed) == 1;
-        // What the library has answered ends when the client has moved.
-        if last || !self.is_claim {
-            self.waits.answer.store(if last { 0 } else { mono_ms() }, Ordering::Relaxed);
+        if !self.is_claim {
+            // What the library has answered ends when the client has moved.
+            let none_waits = self.waits.requests.fetch_sub(1, Ordering::Relaxed) == 1;
+            self.waits.answer.store(if none_waits { 0 } else { mono_ms() }, Ordering::Relaxed);
         }
         if last {
             self.waits.end_request();
@@ -471,6 +474,26 @@ mod tests {
         assert!(feed(&[&vec![b'a'; 3 * HEAD_BYTES_MAX]]).is_err());
         let scan = feed(&[b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\nx"]).unwrap();
         assert_eq!(scan.phase, Phase::Opaque);
+    }
+
+    #[test]
+    fn claims_say_nothing_of_answers_that_wait() {
+        let waits = Arc::new(Waits::default());
+        let waiting = || waits.answer.load(Ordering::Relaxed) != 0;
+        let answer = || StreamUnderWay::begin(&waits).send(Full::new(Bytes::new()));
+        while mono_ms() == 0 {
+            std::thread::yield_now();
+        }
+        let claim = StreamUnderWay::of_claim(&waits);
+        let (first, second) = (answer(), answer());
+        drop(first);
+        assert!(waiting(), "the second one does");
+        drop(StreamUnderWay::of_claim(&waits));
+        assert!(waiting());
+        drop(second);
+        assert!(!waiting(), "nothing but a claim is under way");
+        drop(claim);
+        assert!(!waiting() && waits.idle.load(Ordering::Relaxed) != 0);
     }
 
     #[tokio::test]

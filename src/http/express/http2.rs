@@ -195,8 +195,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
                 self.library.forget(frame.stream);
             }
             frame::SETTINGS => {
-                self.client.see_table(frame);
                 self.windows.see(frame);
+                self.client.is_set |= !frame.has(frame::ACK);
                 self.library.settings(frame);
             }
             frame::WINDOW_UPDATE if frame.stream == 0 => match frame.number() {

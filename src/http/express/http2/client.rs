@@ -13,10 +13,10 @@ pub struct Client {
     /// Its claims are the library's: it is none of those that this knows to answer.
     odd: bool,
     /// Its settings have come.
-    is_set: bool,
+    pub is_set: bool,
     decoder: Decoder,
-    /// The size of its compression's table, where the next head of an answer must say it.
-    table: Option<usize>,
+    /// It was told that answers use no table.
+    is_told: bool,
     /// What has arrived and could not be looked at: half a frame, or what must wait.
     pub unread: Vec<u8>,
     /// A head whose end has not arrived.
@@ -58,7 +58,7 @@ impl Client {
             odd: !is_public,
             is_set: false,
             decoder: Decoder::new(TABLE_BYTES),
-            table: None,
+            is_told: false,
             unread: Vec::new(),
             head: None,
             last: 0,
@@ -76,7 +76,7 @@ impl Client {
     }
 
     pub fn may_be_plain(&self) -> bool {
-        !self.odd
+        !self.odd && self.is_set
     }
 
     pub fn last(&self) -> u32 {
@@ -127,23 +127,11 @@ impl Client {
         self.decoder.decode(block, fields).map_err(|hpack::Malformed| ErrorCode::Compression)
     }
 
-    /// Before the fields of an answer's head.
+    /// Before the fields of an answer's head: the first one says that there is no table. Whatever the client says of its
+    /// table then needs no word, and the library, which is told to use none, says the same before its own first head.
     pub fn put_table_size(&mut self, block: &mut Vec<u8>) {
-        if let Some(octets) = self.table.take() {
-            hpack::put_table_size(block, octets);
+        if !std::mem::replace(&mut self.is_told, true) {
+            hpack::put_table_size(block, 0);
         }
-    }
-
-    /// A smaller table is to be said by the next head. At first the table is empty, and whoever says so is right; later
-    /// only the library knows from when on it goes.
-    pub fn see_table(&mut self, frame: &Frame<'_>) {
-        if frame.has(frame::ACK) {
-            return;
-        }
-        let mut sizes = frame.settings().filter(|(name, _)| *name == frame::HEADER_TABLE_SIZE);
-        let smaller = sizes.next().map(|(_, octets)| octets as usize).filter(|octets| *octets < TABLE_BYTES);
-        self.odd |= sizes.next().is_some() || self.is_set && smaller.is_some();
-        self.table = self.table.or(smaller);
-        self.is_set = true;
     }
 }

@@ -36,8 +36,8 @@ struct Sides {
     library: bool,
 }
 
-/// Streams that were begun and have not ended: beyond it this is no honest client.
-const STREAMS_KEPT_MAX: usize = 4096;
+/// Streams that were begun and have not ended: twice as many as any setting allows at once.
+const STREAMS_KEPT_MAX: usize = 20_000;
 
 /// Streams that the library has reset while the client sent: what was on its way when it heard of it.
 const STREAMS_RESET_MAX: usize = 64;
@@ -126,15 +126,20 @@ impl Library {
         self.input.extend_from_slice(bytes);
     }
 
-    /// SETTINGS, but for larger frames: the library keeps to the default, which every client takes.
+    /// SETTINGS, but for larger frames and the compression's table: the library keeps to the default of frames, which
+    /// every client takes, and uses no table, since heads that it does not know of go out between its own.
     pub fn settings(&mut self, frame: &Frame<'_>) {
         let is_whole = frame.payload.len().is_multiple_of(6);
         if !is_whole || frame.has(frame::ACK) {
             return self.pass(frame.whole);
         }
-        let larger =
-            |(name, value): &(u16, u32)| *name == frame::MAX_FRAME_SIZE && *value as usize >= frame::PAYLOAD_MAX;
-        let kept = || frame.settings().filter(|setting| !larger(setting));
+        let is_kept = |(name, value): &(u16, u32)| match *name {
+            frame::HEADER_TABLE_SIZE => false,
+            frame::MAX_FRAME_SIZE => (*value as usize) < frame::PAYLOAD_MAX,
+            _ => true,
+        };
+        let no_table = (frame::HEADER_TABLE_SIZE, 0);
+        let kept = || frame.settings().filter(is_kept).chain([no_table]);
         frame::put_head(&mut self.input, 6 * kept().count(), frame::SETTINGS, frame.flags, frame.stream);
         for (name, value) in kept() {
             self.input.extend_from_slice(&name.to_be_bytes());
@@ -155,7 +160,8 @@ impl Library {
         BLOCK.with_borrow_mut(|block| {
             block.clear();
             if fields.is_too_large() {
-                let pseudo = fields.iter().filter(|(name, value)| name.starts_with(b":") && value.len() < 1024);
+                let pseudo =
+                    fields.iter().filter(|(name, value)| name.starts_with(b":") && name.len() + value.len() < 1024);
                 pseudo.take(4).for_each(|(name, value)| hpack::put_field(block, name, value));
                 (0..=HEAD_BYTES_MAX / hpack::FIELD_OVERHEAD).for_each(|_| hpack::put_field(block, b"x", b""));
             } else {
@@ -278,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn it_keeps_to_the_default_size_of_frames() {
+    fn it_keeps_to_the_default_size_of_frames_and_to_no_table() {
         let setting = |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
-        let sent = [setting(1, 0), setting(frame::MAX_FRAME_SIZE, 1 << 20), setting(4, 9), setting(5, 1)].concat();
+        let sent = [setting(1, 99), setting(frame::MAX_FRAME_SIZE, 1 << 20), setting(4, 9), setting(5, 1)].concat();
         let mut library = Library::default();
         library.settings(&Frame::first(&of(frame::SETTINGS, 0, 0, &sent)).unwrap().unwrap());
-        assert_eq!(library.input, of(frame::SETTINGS, 0, 0, &[setting(1, 0), setting(4, 9), setting(5, 1)].concat()));
+        assert_eq!(library.input, of(frame::SETTINGS, 0, 0, &[setting(4, 9), setting(5, 1), setting(1, 0)].concat()));
         let (mut library, torn) = (Library::default(), of(frame::SETTINGS, 0, 0, &sent[..7]));
         library.settings(&Frame::first(&torn).unwrap().unwrap());
         assert_eq!(library.input, torn, "the library has a word for it");
