@@ -321,17 +321,22 @@ async fn a_claim_whose_stream_is_reset_goes_on_without_an_answer() {
     app.stop().await;
 }
 
-/// Who is told goodbye knows by it that their claim was taken, and gets its answer.
-#[tokio::test]
-async fn a_drain_answers_the_claims_that_were_taken() {
-    let mut app = TestApp::start("relay-drain").await;
+/// A shop whose connection has had one answer, with a claim of ben's on stream 3 that Redis holds back for a moment.
+async fn held_back(name: &str) -> (TestApp, i64, Frames) {
+    let app = TestApp::start(name).await;
     let id = app.publish(coupons(100)).await;
     let mut frames = Frames::open(app.gateway(0).address()).await;
-    let ann = bearer(&app, "ann");
-    frames.send(&claim(1, id, &ann, &[])).await;
+    frames.send(&claim(1, id, &bearer(&app, "ann"), &[])).await;
     assert_eq!(frames.reply(1).await.status(), 201);
     app.redis(&["CLIENT", "PAUSE", "600", "ALL"]).await;
     frames.send(&claim(3, id, &bearer(&app, "ben"), &[])).await;
+    (app, id, frames)
+}
+
+/// Who is told goodbye knows by it that their claim was taken, and gets its answer.
+#[tokio::test]
+async fn a_drain_answers_the_claims_that_were_taken() {
+    let (mut app, _, mut frames) = held_back("relay-drain").await;
     frames.send(&of(PING, 0, 0, &[7; 8])).await;
     // Once the ping is answered the claim was read.
     while frames.next().await.expect("a pong").kind != PING {}
@@ -553,14 +558,8 @@ async fn the_librarys_streams_live_beside_claims() {
 /// What is sent when the goodbye is half said belongs to the library, which has said where it ends.
 #[tokio::test]
 async fn what_comes_during_a_goodbye_is_answered_or_was_not_taken() {
-    let mut app = TestApp::start("relay-goodbye").await;
-    let id = app.publish(coupons(100)).await;
-    let mut frames = Frames::open(app.gateway(0).address()).await;
+    let (mut app, id, mut frames) = held_back("relay-goodbye").await;
     let ann = bearer(&app, "ann");
-    frames.send(&claim(1, id, &ann, &[])).await;
-    assert_eq!(frames.reply(1).await.status(), 201);
-    app.redis(&["CLIENT", "PAUSE", "600", "ALL"]).await;
-    frames.send(&claim(3, id, &bearer(&app, "ben"), &[])).await;
     app.signal(0, libc::SIGTERM);
     let ping = loop {
         let came = frames.next().await.expect("a goodbye");

@@ -166,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Relay<S> {
         read
     }
 
-    /// Whether nothing more is to be read for now. Who sends on without taking answers waits for itself.
+    /// Whether nothing is read until something has gone out. Who sends on without taking answers waits for itself.
     fn must_wait(&self) -> bool {
         self.broken || self.library.is_behind() || self.out.len() - self.sent > OUT_BYTES_MAX
     }
