@@ -6,6 +6,7 @@
 //! answer, also where it went late because every place was taken. Claims are not asked again: what
 //! stayed unknown is told, so that the checker can be given the final answers.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -42,7 +43,7 @@ pub struct Settings {
 }
 
 /// What came of it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Report {
     /// From the first claim's time to the last answer.
     pub took: Duration,
@@ -110,7 +111,7 @@ pub async fn run(plan: Plan, settings: Settings, journal: Option<Arc<Journal>>) 
         std::thread::Builder::new().name("open".into()).spawn(work).map_err(|error| format!("thread: {error}"))?;
         waiting.push(answer);
     }
-    let mut report = Report::empty();
+    let mut report = Report::default();
     for answer in waiting {
         report.add(answer.await.map_err(|_| "a thread of the client ended")??);
     }
@@ -138,17 +139,16 @@ impl Part {
         let begun = *self.start.begun.get_or_init(Instant::now);
         let offset = Duration::from_secs_f64(self.first as f64 / self.settings.rate as f64);
         let pacer = Rc::new(Pacer::new(begun + offset, rate, claims)?);
-        let part = Rc::new(self);
+        let (part, report) = (Rc::new(self), Rc::new(RefCell::new(Report::default())));
         let tasks: Vec<_> = places?
             .into_iter()
-            .map(|link| tokio::task::spawn_local(part.clone().place(pacer.clone(), link, begun)))
+            .map(|link| tokio::task::spawn_local(part.clone().place(pacer.clone(), link, begun, report.clone())))
             .collect();
         pacer.run().await?;
-        let mut report = Report::empty();
         for task in tasks {
-            report.add(task.await.map_err(|error| error.to_string())??);
+            task.await.map_err(|error| error.to_string())??;
         }
-        Ok(report)
+        Ok(report.take())
     }
 
     /// This thread's places, connected.
@@ -166,26 +166,32 @@ impl Part {
         Ok(places)
     }
 
-    /// One place takes claims as they fall due.
-    async fn place(self: Rc<Self>, pacer: Rc<Pacer>, mut link: Link, begun: Instant) -> Result<Report, String> {
-        let mut report = Report::empty();
+    /// One place takes claims as they fall due. `report`: of all places of the thread, as each would need histograms of
+    /// half a megabyte for itself.
+    async fn place(
+        self: Rc<Self>,
+        pacer: Rc<Pacer>,
+        mut link: Link,
+        begun: Instant,
+        report: Rc<RefCell<Report>>,
+    ) -> Result<(), String> {
         let time = Duration::from_secs_f64(self.plan.claims as f64 / self.settings.rate as f64);
         while let Some((turn, intended)) = pacer.next().await {
             let number = self.first + turn * self.settings.threads as u64;
             if intended.elapsed() > LATE {
-                report.late += 1;
+                report.borrow_mut().late += 1;
             }
             let asked = self.ask(number, &mut link).await;
             if asked.is_err() {
                 pacer.stop();
             }
             let outcome = asked?;
-            report.note(number, intended, &outcome, begun.elapsed(), time);
+            report.borrow_mut().note(number, intended, &outcome, begun.elapsed(), time);
             if matches!(outcome, Outcome::Unknown { .. }) {
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     /// `Err`: the journal cannot be written, so nothing more may be sent.
@@ -236,22 +242,6 @@ impl Part {
 // === impl Report ===
 
 impl Report {
-    fn empty() -> Report {
-        Report {
-            took: Duration::ZERO,
-            claims: 0,
-            outcomes: BTreeMap::new(),
-            latency: Latency::new(),
-            granted: Latency::new(),
-            refused: Latency::new(),
-            last_refused: Duration::ZERO,
-            granted_in_time: 0,
-            time: Duration::ZERO,
-            late: 0,
-            unknown: Vec::new(),
-        }
-    }
-
     /// `at`: since the first claim's time.
     fn note(&mut self, number: u64, intended: Instant, outcome: &Outcome, at: Duration, time: Duration) {
         let took = intended.elapsed();
@@ -298,11 +288,13 @@ impl Report {
 
 // === impl Latency ===
 
-impl Latency {
-    fn new() -> Latency {
+impl Default for Latency {
+    fn default() -> Latency {
         Latency(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are sound"))
     }
+}
 
+impl Latency {
     fn note(&mut self, took: Duration) {
         self.0.saturating_record((took.as_micros() as u64).max(1));
     }
