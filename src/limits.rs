@@ -71,8 +71,9 @@ pub const TRIM_MARKS_MAX: usize = 4_000;
 /// Rows that are given back in one transaction of Redis: 0.5 MB of arguments, for which it takes some 5 ms.
 pub const REAPPLY_ROWS_MAX: usize = 8_000;
 
-/// Rows that are read at once, while those of two reads before wait and are given back: 3 MB each.
-pub const REAPPLY_READ_ROWS_MAX: usize = 3 * REAPPLY_ROWS_MAX;
+/// Serials whose rows are read at once: 3 MB. Two such reads are under way while those of two before wait and are given
+/// back.
+pub const REAPPLY_READ_SERIALS: u64 = 3 * REAPPLY_ROWS_MAX as u64;
 
 /// Users of one template that a recovery remembers to have given something back: 16 bytes each. Of more it asks Redis.
 pub const REAPPLY_USERS_MAX: usize = 1 << 23;

@@ -20,6 +20,8 @@ const SKEW_WARN: Duration = Duration::from_millis(100);
 const SKEW_FAIL: Duration = Duration::from_secs(1);
 const REDIS_MAJOR_MIN: u32 = 7;
 const POSTGRES_VERSION_MIN: i32 = 140_000;
+/// An append-only file of so many bytes has some million claims.
+const REWRITE_MIN: u64 = 256 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
@@ -163,6 +165,7 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
             Ok(value) => report.demand(&what, &value, holds.contains(&value.as_str()), remedy),
         }
     }
+    rewrites(report, &redis).await;
     replication(report, config, &redis, field("connected_slaves")).await;
     if let Value::Array(parts) = &time
         && let [seconds, micros] = &parts[..]
@@ -172,6 +175,26 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
         report.skew("redis clock", theirs, before, took);
     }
     Ok(())
+}
+
+/// Whether Redis rewrites its append-only file in the middle of a sale.
+async fn rewrites(report: &mut Report, redis: &Redis) {
+    let what = "redis auto-aof-rewrite-min-size";
+    let percentage = setting(redis, "auto-aof-rewrite-percentage").await;
+    let size = setting(redis, "auto-aof-rewrite-min-size").await.map(|text| text.parse::<u64>().unwrap_or(0));
+    match (percentage.as_deref(), size) {
+        (Err(error), _) => report.warn(what, format_args!("cannot be read ({error}): make sure yourself, set 1gb")),
+        (_, Err(error)) => report.warn(what, format_args!("cannot be read ({error}): make sure yourself, set 1gb")),
+        (Ok("0"), _) => report.ok(what, "the file is rewritten only when Redis is told to"),
+        (_, Ok(bytes)) if bytes < REWRITE_MIN => report.warn(
+            what,
+            format_args!(
+                "{} MiB: a sale goes through several rewrites, each a fork and a busy core; set 1gb",
+                bytes >> 20
+            ),
+        ),
+        (_, Ok(bytes)) => report.ok(what, format_args!("{} MiB", bytes >> 20)),
+    }
 }
 
 /// What ack level replica, and a failover, stand on.

@@ -199,6 +199,7 @@ fn settings_text(socket: &Path, options: &RedisOptions) -> String {
          no-appendfsync-on-rewrite no\n\
          aof-load-truncated no\n\
          aof-use-rdb-preamble yes\n\
+         auto-aof-rewrite-min-size 1gb\n\
          maxmemory-policy noeviction\n\
          repl-backlog-ttl 0\n\
          crash-memcheck-enabled no\n"

@@ -97,8 +97,8 @@ impl Given<'_> {
     pub async fn give(&self, link: &mut Link, grants: &[StoredGrant], holders: &mut Holders) -> Result<Serial, Fault> {
         let mut chunks = grants.chunks(REAPPLY_ROWS_MAX).map(|grants| self.chunk(grants, holders));
         let Some(chunk) = chunks.next() else { return self.cursor(link).await };
-        let (look, mut next) = tokio::join!(chunk.look(link), async { chunks.next() });
-        let mut look = look?;
+        let (answers, mut next) = link.send_meanwhile(Script::CellReapply, &chunk.look, || chunks.next()).await;
+        let mut look = chunk.judge(answers?)?;
         loop {
             let write = match look {
                 Look::Free(write) => write,
@@ -108,7 +108,7 @@ impl Given<'_> {
                     return link.send(Script::CellReapply, &unwatch).await.map(|_| cursor);
                 }
             };
-            let (written, after) = tokio::join!(write.carry_out(link, next.as_ref()), async { chunks.next() });
+            let (written, after) = write.carry_out(link, next.as_ref(), || chunks.next()).await;
             let (cursor, answers) = written?;
             let Some(chunk) = next else { return Ok(cursor) };
             (look, next) = (chunk.judge(answers)?, after);
@@ -226,14 +226,25 @@ impl Chunk<'_> {
 // === impl Write ===
 
 impl Write {
-    /// The cursor behind it; and the answers to the look for `next`, which goes along.
-    pub async fn carry_out(self, link: &mut Link, next: Option<&Chunk<'_>>) -> Result<(Serial, Vec<Value>), Fault> {
+    /// The cursor behind it, and the answers to the look for `next`, which goes along; and what came of `work`, which is
+    /// done meanwhile.
+    pub async fn carry_out<T>(
+        self,
+        link: &mut Link,
+        next: Option<&Chunk<'_>>,
+        work: impl FnOnce() -> T,
+    ) -> (Result<(Serial, Vec<Value>), Fault>, T) {
         let Write(mut packed) = self;
         let own = packed.commands();
         if let Some(next) = next {
             packed.append(&next.look);
         }
-        let mut answers = link.send(Script::CellReapply, &packed).await?;
+        let (answers, worked) = link.send_meanwhile(Script::CellReapply, &packed, work).await;
+        (answers.and_then(|answers| Write::done(answers, own)), worked)
+    }
+
+    /// `own`: how many of the answers are its own.
+    fn done(mut answers: Vec<Value>, own: usize) -> Result<(Serial, Vec<Value>), Fault> {
         let looked = answers.split_off(own.min(answers.len()));
         match answers.pop() {
             Some(Value::Array(mut done)) => Ok((cursor(done.pop().ok_or_else(short)?)?, looked)),

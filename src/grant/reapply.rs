@@ -3,16 +3,19 @@
 //!
 //! Serials below a template's cursor in Redis are in Redis; everything from the cursor on is read
 //! from PostgreSQL by primary key, in chunks, each idempotent. While Redis takes one read's chunks
-//! the next is read, of the same template or the next, so that neither store waits for the other.
+//! the next two are read, of the same template or of others, so that neither store waits for the other.
 
+use std::collections::HashMap;
+
+use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::mpsc;
 
 use super::opening::{OpenFault, Opening};
 use super::progress::Progress;
-use super::stores::{Archive, CellLink, Quotas, StoredGrant};
+use super::stores::{Archive, CellLink, Extent, Quotas, Reader, StoredGrant};
 use crate::catalog::publish::TemplateRow;
 use crate::config;
-use crate::domain::ids::Serial;
+use crate::domain::ids::{Serial, TemplateId};
 use crate::domain::window::{Day, Millis};
 use crate::limits;
 use crate::redis::cell::Identity;
@@ -27,6 +30,14 @@ pub(super) fn quotas(quota: &config::Quota) -> Quotas {
     .map(|(limit, window_s)| (limit.into(), u64::from(window_s) * 1000))
 }
 
+/// What one read is of: serials of a template.
+struct Piece<'a> {
+    template: &'a TemplateRow,
+    extent: Extent,
+    first: Serial,
+    last: Serial,
+}
+
 /// Rows of one template on their way from PostgreSQL to Redis.
 type Rows<'a> = (&'a TemplateRow, Vec<StoredGrant>);
 
@@ -38,12 +49,14 @@ pub(super) async fn all<A: Archive, L: CellLink>(
     progress: &mut Progress<'_>,
 ) -> Result<u64, OpenFault> {
     let quotas = quotas(opening.quota);
-    let (mut after, mut rows) = (0, 0);
+    let (mut after, mut rows, mut reader) = (0, 0, None);
     loop {
         let page = opening.archive.templates(after, limits::PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(rows) };
         after = last.id.as_i32();
-        let mut cursors = Vec::with_capacity(page.len());
+        let ids: Vec<TemplateId> = page.iter().map(|template| template.id).collect();
+        let extents: HashMap<TemplateId, Extent> = opening.archive.extents(&ids).await?.into_iter().collect();
+        let mut missing = Vec::new();
         for template in &page {
             opening.link.put(identity, template).await?;
             if !template.freed {
@@ -51,40 +64,62 @@ pub(super) async fn all<A: Archive, L: CellLink>(
                 let day = Day::of(template.definition.timezone, now());
                 let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
                 progress.passed_over(cursor.saturating_sub(1));
-                cursors.push((template, cursor));
+                missing.extend(pieces(template, extents.get(&template.id).copied().unwrap_or_default(), cursor));
             }
         }
+        if missing.is_empty() {
+            continue;
+        }
+        let reader = match &mut reader {
+            Some(reader) => reader,
+            None => reader.insert(opening.archive.reader().await?),
+        };
         let (on_their_way, arriving) = mpsc::channel(1);
-        let (archive, link) = (opening.archive, &mut *opening.link);
-        let writing = write(link, identity, &quotas, &now, arriving, progress);
-        let ((), written) = tokio::try_join!(read(archive, &cursors, on_their_way), writing)?;
+        let writing = write(&mut *opening.link, identity, &quotas, &now, arriving, progress);
+        let ((), written) = tokio::try_join!(read(&*reader, missing, on_their_way), writing)?;
         rows += written;
     }
 }
 
-/// Reads what lies behind the cursors, a read ahead of what is written.
+/// The serials from the cursor on that may have grants, in portions.
+fn pieces(template: &TemplateRow, extent: Extent, cursor: Serial) -> impl Iterator<Item = Piece<'_>> {
+    let end = extent.rows.max(extent.asides);
+    template.ranges.iter().flat_map(move |(first, last)| {
+        let last = end.min(*last);
+        let firsts = (cursor.max(*first)..=last).step_by(limits::REAPPLY_READ_SERIALS as usize);
+        firsts.map(move |first| Piece {
+            template,
+            extent,
+            first,
+            last: last.min(first + limits::REAPPLY_READ_SERIALS - 1),
+        })
+    })
+}
+
+/// Reads pieces in their order, some at a time and ahead of what is written.
 async fn read<'a>(
-    archive: &impl Archive,
-    cursors: &[(&'a TemplateRow, Serial)],
+    reader: &impl Reader,
+    pieces: Vec<Piece<'a>>,
     on_their_way: mpsc::Sender<Rows<'a>>,
 ) -> Result<(), OpenFault> {
-    for (template, cursor) in cursors {
-        let mut from = *cursor;
-        loop {
-            let grants = archive.grants_from(template, from, limits::REAPPLY_READ_ROWS_MAX).await?;
-            let Some(last) = grants.last() else { break };
-            from = last.receipt.serial + 1;
-            let is_end = grants.len() < limits::REAPPLY_READ_ROWS_MAX;
-            // Nobody takes it: the writer has failed, and says so.
-            if on_their_way.send((template, grants)).await.is_err() {
-                return Ok(());
-            }
-            if is_end {
-                break;
-            }
+    let (mut pieces, mut reads) = (pieces.into_iter(), FuturesOrdered::new());
+    loop {
+        while reads.len() < reader.reads_at_once()
+            && let Some(piece) = pieces.next()
+        {
+            reads.push_back(rows_of(reader, piece));
+        }
+        let Some(read) = reads.next().await else { return Ok(()) };
+        // Nobody takes it: the writer has failed, and says so.
+        if on_their_way.send(read?).await.is_err() {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+async fn rows_of<'a>(reader: &impl Reader, piece: Piece<'a>) -> Result<Rows<'a>, OpenFault> {
+    let Piece { template, extent, first, last } = piece;
+    Ok((template, reader.grants_within(template, extent, first, last).await?))
 }
 
 async fn write(

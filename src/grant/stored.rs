@@ -44,6 +44,24 @@ pub async fn read(
     Ok(grants)
 }
 
+/// All grants of a template with serials from `first` to `last`, strictly ascending. `any_asides`: whether anything may
+/// have been set aside among them.
+pub async fn within(
+    client: &Client,
+    template: TemplateId,
+    places: bool,
+    first: Serial,
+    last: Serial,
+    any_asides: bool,
+) -> Result<Vec<StoredGrant>, PgFault> {
+    // Before the rows, as above.
+    let asides = match any_asides {
+        true => asides(client, template, first, last, (last - first + 1) as usize).await?,
+        false => Vec::new(),
+    };
+    Ok(merge(range(client, template, places, first, last).await?, asides))
+}
+
 /// At most `limit` rows, ascending.
 async fn rows(
     client: &Client,
@@ -59,7 +77,6 @@ async fn rows(
         let to = last.min(from + (limit - rows.len()) as u64 - 1);
         let mut range = range(client, template, places, from, to).await?;
         let is_whole = range.len() as u64 == to - from + 1;
-        range.sort_unstable_by_key(|grant| grant.receipt.serial);
         if rows.is_empty() {
             rows = range;
         } else {
@@ -76,7 +93,7 @@ async fn rows(
     Ok(rows)
 }
 
-/// All rows of a range, in any order.
+/// All rows of a range, ascending.
 async fn range(
     client: &Client,
     template: TemplateId,
@@ -109,6 +126,7 @@ async fn decode(mut copied: CopiedRows, places: bool) -> Result<Vec<StoredGrant>
             device: device.map(|hash| hash as u64),
         });
     }
+    rows.sort_unstable_by_key(|grant| grant.receipt.serial);
     Ok(rows)
 }
 

@@ -63,6 +63,13 @@ pub struct StoredGrant {
     pub device: Option<u64>,
 }
 
+/// How far a template's grants go: the highest serial of a row, and of what was set aside; 0: there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    pub rows: Serial,
+    pub asides: Serial,
+}
+
 /// One connection to the Redis that serves the cell: a method is a script of `lua/`.
 ///
 /// Each call is bounded in time. A link does not reconnect by itself: after a fault that is not a
@@ -129,6 +136,8 @@ pub trait CellLink: Send {
 /// One connection to the PostgreSQL that keeps the cell. What waits for the cell's lock, owns it, and
 /// writes is one connection: a lost one is a lost ownership.
 pub trait Archive: Send + Sync {
+    type Reader: Reader;
+
     /// Whether the connection is known to be gone.
     fn is_closed(&self) -> bool;
 
@@ -163,13 +172,14 @@ pub trait Archive: Send + Sync {
     /// Templates that were ever published, by id behind `after`.
     fn templates(&self, after: i32, limit: usize) -> impl Future<Output = Result<Vec<TemplateRow>, PgFault>> + Send;
 
-    /// Rows and set-asides of a template from serial `from` on, within its stock, ascending.
-    fn grants_from(
+    /// How far the grants of these templates go.
+    fn extents(
         &self,
-        template: &TemplateRow,
-        from: Serial,
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<StoredGrant>, PgFault>> + Send;
+        templates: &[TemplateId],
+    ) -> impl Future<Output = Result<Vec<(TemplateId, Extent)>, PgFault>> + Send;
+
+    /// What reads them, over connections of its own that end with it.
+    fn reader(&self) -> impl Future<Output = Result<Self::Reader, PgFault>> + Send;
 
     /// How many rows those are of all templates, as near as the highest serials tell it.
     fn rows_in_all(&self) -> impl Future<Output = Result<u64, PgFault>> + Send;
@@ -238,4 +248,19 @@ pub trait Archive: Send + Sync {
     fn commit(&self) -> impl Future<Output = Result<(), PgFault>> + Send;
 
     fn roll_back(&self) -> impl Future<Output = Result<(), PgFault>> + Send;
+}
+
+/// Reads what a cell is given back.
+pub trait Reader: Send + Sync {
+    /// How many reads go on at once.
+    fn reads_at_once(&self) -> usize;
+
+    /// Rows and set-asides of a template with serials from `first` to `last`, strictly ascending.
+    fn grants_within(
+        &self,
+        template: &TemplateRow,
+        extent: Extent,
+        first: Serial,
+        last: Serial,
+    ) -> impl Future<Output = Result<Vec<StoredGrant>, PgFault>> + Send;
 }

@@ -108,14 +108,31 @@ impl Link {
     /// Commands in one go, of which those that call a script call this one. The first error reply is the error,
     /// though commands behind it may have been executed; an error within an EXEC's answer stands in it.
     pub async fn send(&mut self, script: Script, packed: &Packed) -> Result<Vec<Value>, Fault> {
-        let answers = match self.wire.send(packed).await {
-            Err(error) if Fault::is_noscript(&error) => {
-                load(&mut self.wire, script).await?;
-                self.wire.send(packed).await
-            }
-            answers => answers,
+        self.send_meanwhile(script, packed, || ()).await.0
+    }
+
+    /// The same; `work` is done while Redis is busy with them.
+    pub async fn send_meanwhile<T>(
+        &mut self,
+        script: Script,
+        packed: &Packed,
+        work: impl FnOnce() -> T,
+    ) -> (Result<Vec<Value>, Fault>, T) {
+        // Not before Redis has all of it: a half it can only keep.
+        let posted = self.wire.post(packed).await;
+        let worked = work();
+        let answers = match posted {
+            Ok(()) => self.wire.answers(packed.commands()).await,
+            Err(error) => Err(error),
         };
-        answers.map_err(|error| Fault::of(&error))
+        let answers = match answers {
+            Err(error) if Fault::is_noscript(&error) => match load(&mut self.wire, script).await {
+                Ok(()) => self.wire.send(packed).await.map_err(|error| Fault::of(&error)),
+                Err(fault) => Err(fault),
+            },
+            answers => answers.map_err(|error| Fault::of(&error)),
+        };
+        (answers, worked)
     }
 
     /// The call, WAIT for `replicas` of what it wrote, and the call once more, in one go: the three answers.

@@ -79,8 +79,18 @@ impl Wire {
 
     /// The same of commands that are packed already.
     pub async fn send(&mut self, packed: &Packed) -> RedisResult<Vec<Value>> {
-        self.socket.write_all(&packed.bytes).await?;
-        let mut unfinished = Unfinished::of(packed.commands);
+        self.post(packed).await?;
+        self.answers(packed.commands).await
+    }
+
+    /// The first half of [`Wire::send`]: Redis has all of the commands, or soon will.
+    pub async fn post(&mut self, packed: &Packed) -> RedisResult<()> {
+        Ok(self.socket.write_all(&packed.bytes).await?)
+    }
+
+    /// The second half: the answers to all commands that were posted.
+    pub async fn answers(&mut self, commands: usize) -> RedisResult<Vec<Value>> {
+        let mut unfinished = Unfinished::of(commands);
         loop {
             if self.buffer.capacity() - self.buffer.len() < BUFFER / 2 {
                 self.buffer.reserve(self.buffer.len().max(BUFFER));
@@ -90,7 +100,7 @@ impl Wire {
             }
             if let Some(end) = unfinished.end_of(&self.buffer)? {
                 let answers = if end == self.buffer.len() {
-                    values(&self.buffer, packed.commands)
+                    values(&self.buffer, commands)
                 } else {
                     Err(malformed("more answers than commands"))
                 };

@@ -17,6 +17,7 @@ use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::recover::recover;
 use floodgate::grant::stored;
 use floodgate::grant::stores::postgres::PgArchive;
+use floodgate::grant::stores::{Archive, Extent};
 use floodgate::grant::watermark::{Ack, Awaited, acks};
 use floodgate::grant::writer::{WriteFault, Writer};
 use floodgate::wallet::settle::settled;
@@ -86,7 +87,7 @@ async fn a_zombie_writes_nothing() {
     world.claim(T1, &users(1..=3)).await;
     world.flushed(EntryId::new(1, 1)).await;
     flusher.stop().await;
-    let archive = PgArchive::new(world.pg.own().await.unwrap(), CELL).await.unwrap();
+    let archive = PgArchive::new(world.pg.clone(), world.pg.own().await.unwrap(), CELL).await.unwrap();
     let mut zombie = Writer::new(archive, CELL, Duration::from_secs(10));
     let grant = Grant {
         template: T1,
@@ -882,6 +883,7 @@ async fn pages_of_a_template_with_gaps_are_whole() {
     let row = |serial| (serial, "row");
     let aside = |serial| (serial, "aside");
     let all = [row(1), row(2), aside(3), row(4), row(5), row(1000), row(1001), aside(20_000), row(30_000), row(49_999)];
+    let expected: Vec<_> = all.iter().map(|(serial, user)| (*serial, (*user).to_owned())).collect();
     let client = world.pg.own().await.unwrap();
     for limit in [1, 2, 3, 4, 100] {
         let (mut from, mut seen) = (1, Vec::new());
@@ -895,8 +897,19 @@ async fn pages_of_a_template_with_gaps_are_whole() {
                 break;
             }
         }
-        let expected: Vec<_> = all.iter().map(|(serial, user)| (*serial, (*user).to_owned())).collect();
         assert_eq!(seen, expected, "in pages of {limit}");
+    }
+    // What a recovery reads: ranges of serials, up to the last that anybody has.
+    let archive = PgArchive::new(world.pg.clone(), world.pg.own().await.unwrap(), CELL).await.unwrap();
+    assert_eq!(archive.extents(&[T1]).await.unwrap(), [(T1, Extent { rows: 49_999, asides: 60_000 })]);
+    for width in [300, 1000, 60_000] {
+        let mut seen = Vec::new();
+        for first in (1..=50_000).step_by(width) {
+            let last = (first + width as u64 - 1).min(50_000);
+            let found = stored::within(&client, T1, width == 300, first, last, true).await.unwrap();
+            seen.extend(found.into_iter().map(|grant| (grant.receipt.serial, grant.user.unwrap())));
+        }
+        assert_eq!(seen, expected, "in ranges of {width}");
     }
 }
 

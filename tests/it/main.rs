@@ -7,6 +7,7 @@ mod bites;
 mod catalog;
 mod demo;
 mod demo_process;
+mod doctor;
 mod expiry;
 mod faults;
 mod gifts;

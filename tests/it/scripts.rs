@@ -265,7 +265,7 @@ fn rows_of_an_opener_that_was_overtaken_are_not_written() {
     let chunk = given.chunk(&grants, &mut Holders::nobody());
     let Ok(Look::Free(write)) = stage.wait(chunk.look(&mut link)) else { panic!("the cursor stands at 1") };
     stage.close(3);
-    assert_eq!(stage.wait(write.carry_out(&mut link, None)).unwrap_err().kind, "refused");
+    assert_eq!(stage.wait(write.carry_out(&mut link, None, || ())).0.unwrap_err().kind, "refused");
     let fault = stage.wait(given.give(&mut link, &grants, &mut Holders::nobody())).unwrap_err();
     assert_eq!((fault.kind, &*fault.detail), ("refused", "the cell refused: epoch"));
     assert_eq!(stage.plain(redis::cmd("EXISTS").arg(keys.template(id).receipts())), Value::Int(0));

@@ -11,7 +11,7 @@ use floodgate::claim::engine::Held;
 use floodgate::domain::ids::{EntryId, Epoch, Serial, TemplateId};
 use floodgate::domain::window::{Day, Millis};
 use floodgate::grant::cells::Raised;
-use floodgate::grant::stores::Quotas;
+use floodgate::grant::stores::{Extent, Quotas};
 use floodgate::pg::{PgFault, PgKind};
 
 use crate::journal::Key;
@@ -175,24 +175,31 @@ impl Database {
 
     /// Coupons of a template that somebody has, rows or set aside.
     pub fn given(&self, template: TemplateId) -> usize {
-        let aside = self.set_aside.iter().filter(|(_, coupon, reason)| coupon.template == template && !is_lost(reason));
-        self.coupons.keys().filter(|(id, _)| *id == template).count() + aside.count()
+        self.coupons.keys().filter(|(id, _)| *id == template).count() + self.kept_of(template).count()
     }
 
-    /// Rows before set-asides of the same serial, as the statement has it.
-    pub fn grants_from(&self, template: TemplateId, from: Serial, limit: usize) -> Vec<Coupon> {
-        let last = self.last_serial(template);
-        if from > last {
-            return Vec::new();
-        }
-        let rows = self.coupons.range((template, from)..=(template, last)).map(|(_, coupon)| coupon);
-        let kept = self.set_aside.iter().filter(|(_, coupon, reason)| {
-            coupon.template == template && (from..=last).contains(&coupon.serial) && !is_lost(reason)
-        });
-        let mut all: Vec<Coupon> = rows.chain(kept.map(|(_, coupon, _)| coupon)).cloned().collect();
+    /// The highest serials of a template's rows and of its set-asides.
+    pub fn extent(&self, template: TemplateId) -> Extent {
+        let rows = self.coupons.range((template, 0)..=(template, Serial::MAX)).map(|((_, serial), _)| *serial);
+        let asides = self.kept_of(template).map(|coupon| coupon.serial);
+        Extent { rows: rows.max().unwrap_or(0), asides: asides.max().unwrap_or(0) }
+    }
+
+    /// Of one serial, the row before what was set aside.
+    pub fn grants_within(&self, template: TemplateId, first: Serial, last: Serial, asides: bool) -> Vec<Coupon> {
+        let rows = self.coupons.range((template, first)..=(template, last)).map(|(_, coupon)| coupon);
+        let kept = self.kept_of(template).filter(|coupon| asides && (first..=last).contains(&coupon.serial));
+        let mut all: Vec<Coupon> = rows.chain(kept).cloned().collect();
         all.sort_by_key(|coupon| coupon.serial);
-        all.truncate(limit);
+        all.dedup_by_key(|coupon| coupon.serial);
         all
+    }
+
+    /// What was set aside of this history.
+    fn kept_of(&self, template: TemplateId) -> impl Iterator<Item = &Coupon> {
+        let of_template = move |coupon: &Coupon| coupon.template == template;
+        let kept = self.set_aside.iter().filter(move |(_, coupon, reason)| of_template(coupon) && !is_lost(reason));
+        kept.map(|(_, coupon, _)| coupon)
     }
 
     /// The limit that the rows of a coupon's user, day, address or device pass, if one does.

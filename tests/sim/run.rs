@@ -167,7 +167,8 @@ fn mend(world: &World, shop: &Shop, crew: &Crew) {
     }
     // Nobody is behind what any of them has decided by.
     let clocks = state.redis.machines.iter().map(|machine| machine.cell.meta().clock);
-    let times = state.postgres.coupons.values().map(|coupon| coupon.acquired);
+    let set_aside = state.postgres.set_aside.iter().map(|(_, coupon, _)| coupon);
+    let times = state.postgres.coupons.values().chain(set_aside).map(|coupon| coupon.acquired);
     let ahead = clocks.chain(times).max().unwrap_or_default() - world.now();
     for machine in &mut state.redis.machines {
         machine.cell.starved = false;

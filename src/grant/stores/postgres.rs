@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use futures_util::SinkExt;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::redis::RedisCell;
-use super::{Archive, Reached, RowsSeen, StoredGrant, Stores};
+use super::{Archive, Extent, Reached, Reader, RowsSeen, StoredGrant, Stores};
 use crate::catalog::publish::{TemplateRow, load_page};
 use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::template::Definition;
@@ -44,12 +45,20 @@ pub struct PgRows {
 
 /// A connection of the cell's own, and what it has prepared.
 pub struct PgArchive {
+    pg: Pg,
     client: Client,
     cell: CellId,
     advance: Statement,
     copy: Statement,
     set_aside: SetAside,
     counter: IssuedCounter,
+}
+
+/// Connections that take turns: while one waits for its next statement, or for who reads what it sends, PostgreSQL works
+/// for another.
+pub struct PgReader {
+    clients: Vec<Client>,
+    reads: AtomicUsize,
 }
 
 // === impl LiveStores ===
@@ -68,7 +77,7 @@ impl Stores for LiveStores {
         client
             .batch_execute("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3")
             .await?;
-        PgArchive::new(client, self.cell).await
+        PgArchive::new(self.pg.clone(), client, self.cell).await
     }
 }
 
@@ -105,8 +114,9 @@ impl RowsSeen for PgRows {
 // === impl PgArchive ===
 
 impl PgArchive {
-    pub async fn new(client: Client, cell: CellId) -> Result<Self, PgFault> {
+    pub async fn new(pg: Pg, client: Client, cell: CellId) -> Result<Self, PgFault> {
         Ok(PgArchive {
+            pg,
             advance: client.prepare(include_str!("../../sql/grant/advance.sql")).await?,
             copy: client.prepare(include_str!("../../sql/grant/copy_coupons.sql")).await?,
             set_aside: SetAside::prepare(&client, cell).await?,
@@ -122,6 +132,8 @@ impl PgArchive {
 }
 
 impl Archive for PgArchive {
+    type Reader = PgReader;
+
     fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
@@ -159,14 +171,21 @@ impl Archive for PgArchive {
         load_page(&self.client, after, limit).await
     }
 
-    async fn grants_from(
-        &self,
-        template: &TemplateRow,
-        from: Serial,
-        limit: usize,
-    ) -> Result<Vec<StoredGrant>, PgFault> {
-        let last = template.ranges.last().map_or(0, |(_, last)| *last);
-        stored::read(&self.client, template.id, template.definition.quotas, from, last, limit).await
+    async fn extents(&self, templates: &[TemplateId]) -> Result<Vec<(TemplateId, Extent)>, PgFault> {
+        let ids: Vec<i32> = templates.iter().map(|id| id.as_i32()).collect();
+        let rows = self.client.query(include_str!("../../sql/grant/extents.sql"), &[&ids]).await?;
+        let serial = |row: &Row, at: usize| row.get::<_, i64>(at) as Serial;
+        let extent = |row: &Row| Extent { rows: serial(row, 1), asides: serial(row, 2) };
+        Ok(rows.iter().map(|row| (TemplateId(row.get::<_, i32>(0) as u32), extent(row))).collect())
+    }
+
+    async fn reader(&self) -> Result<PgReader, PgFault> {
+        let mut clients = vec![self.pg.own().await?];
+        // Who recovers a cell may find PostgreSQL short of connections: one is enough, if slower.
+        if let Ok(second) = self.pg.own().await {
+            clients.push(second);
+        }
+        Ok(PgReader { clients, reads: AtomicUsize::new(0) })
     }
 
     async fn rows_in_all(&self) -> Result<u64, PgFault> {
@@ -271,5 +290,24 @@ impl Archive for PgArchive {
 
     async fn roll_back(&self) -> Result<(), PgFault> {
         self.run("ROLLBACK").await
+    }
+}
+
+// === impl PgReader ===
+
+impl Reader for PgReader {
+    fn reads_at_once(&self) -> usize {
+        self.clients.len()
+    }
+
+    async fn grants_within(
+        &self,
+        template: &TemplateRow,
+        extent: Extent,
+        first: Serial,
+        last: Serial,
+    ) -> Result<Vec<StoredGrant>, PgFault> {
+        let client = &self.clients[self.reads.fetch_add(1, Ordering::Relaxed) % self.clients.len()];
+        stored::within(client, template.id, template.definition.quotas, first, last, first <= extent.asides).await
     }
 }
