@@ -1,5 +1,7 @@
 //! A page of a template's rows beside the receipts, quotas and cursor that they must have in the cell.
 
+use std::collections::HashMap;
+
 use super::difference::{Difference, Kind, Mend};
 use super::{Blind, View};
 use crate::catalog::publish::TemplateRow;
@@ -8,6 +10,7 @@ use crate::domain::window::{Day, Millis};
 use crate::grant::stored;
 use crate::grant::stores::StoredGrant;
 use crate::limits::RECONCILE_PAGE_ROWS;
+use crate::redis::cell::Receipt;
 use crate::redis::compare::{self, Compared, Mended, QuotaKeys, Stand};
 
 /// What one page came to.
@@ -44,7 +47,7 @@ pub async fn look(
     let grants = stored::read(view.client, row.id, row.definition.quotas, from, last, RECONCILE_PAGE_ROWS).await?;
     // Rows first, receipts after them: whatever is a row was a receipt before.
     let held: Vec<&StoredGrant> = grants.iter().filter(|grant| grant.user.is_some()).collect();
-    let users: Vec<&str> = held.iter().filter_map(|grant| grant.user.as_deref()).collect();
+    let (users, places) = distinct(&held);
     let in_quotas = |grant: &&&StoredGrant| row.definition.quotas && grant.receipt.acquired > counted_since;
     let counted: Vec<&StoredGrant> = held.iter().filter(in_quotas).copied().collect();
     let quota_keys: Vec<QuotaKeys> = counted.iter().map(|grant| quota_keys(grant)).collect();
@@ -52,7 +55,8 @@ pub async fn look(
 
     let mut page = Page { rows: grants.len(), settled, before, ..Page::default() };
     if !matches!(compared.stand.state, 0 | 9) {
-        receipts(row, &held, &compared, &mut page.found);
+        let of_each = places.into_iter().map(|place| &compared.receipts[place][..]);
+        receipts(row, held.iter().copied().zip(of_each), &mut page.found);
         quotas(row, &counted, &quota_keys, &compared, &mut page.found);
         cursor(&grants, &compared, &mut page.found);
         let is_full = grants.len() == RECONCILE_PAGE_ROWS;
@@ -81,8 +85,26 @@ fn given_back(row: &TemplateRow, grant: &StoredGrant) -> Mend {
     Mend::Give(Mended { user: grant.user.clone(), receipt: grant.receipt, quotas })
 }
 
-fn receipts(row: &TemplateRow, held: &[&StoredGrant], compared: &Compared, found: &mut Vec<Difference>) {
-    for (grant, receipts) in held.iter().zip(&compared.receipts) {
+/// The users of grants, each once, as somebody may have thousands of receipts; and for each grant where its user is.
+fn distinct<'a>(grants: &[&'a StoredGrant]) -> (Vec<&'a str>, Vec<usize>) {
+    let (mut users, mut known) = (Vec::new(), HashMap::new());
+    let places = grants.iter().filter_map(|grant| grant.user.as_deref()).map(|user| {
+        *known.entry(user).or_insert_with(|| {
+            users.push(user);
+            users.len() - 1
+        })
+    });
+    let places = places.collect();
+    (users, places)
+}
+
+/// `held`: each grant, and all receipts of its user.
+fn receipts<'a>(
+    row: &TemplateRow,
+    held: impl Iterator<Item = (&'a StoredGrant, &'a [Receipt])>,
+    found: &mut Vec<Difference>,
+) {
+    for (grant, receipts) in held {
         let stored = &grant.receipt;
         let difference = match receipts.iter().find(|receipt| receipt.serial == stored.serial) {
             Some(receipt) if receipt == stored => continue,
@@ -176,7 +198,6 @@ mod tests {
     use super::*;
     use crate::domain::ids::TemplateId;
     use crate::domain::template::{Definition, Status};
-    use crate::redis::cell::Receipt;
 
     fn row(ranges: &[(Serial, Serial)]) -> TemplateRow {
         let definition = serde_json::json!({
@@ -218,6 +239,14 @@ mod tests {
         assert_eq!(of(&[], 5, 30, &[(1, 10), (21, 30)]), []);
         let without_second = Stand { open: vec![(3, 10)], given: 10, ..Stand::default() };
         assert_eq!(gaps(&row, &grants(&[1, 2]), 1, 30, &without_second), [], "it was not given yet");
+    }
+
+    #[test]
+    fn each_user_is_asked_for_once() {
+        let mut grants = grants(&[1, 2, 3]);
+        grants[1].user = Some("other".into());
+        let (users, places) = distinct(&grants.iter().collect::<Vec<_>>());
+        assert_eq!((users, places), (vec!["u", "other"], vec![0, 1, 0]));
     }
 
     #[test]
