@@ -33,6 +33,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Socket for S {}
 /// Arrays within arrays that an answer may have: the scripts' have three.
 const DEPTH_MAX: usize = 8;
 
+/// What stands around a part: `$`, its length of up to seven digits, and twice CR LF.
+const PART_FRAME: usize = 12;
 const BUFFER: usize = 16 << 10;
 /// What a connection keeps after a large answer.
 const BUFFER_KEPT: usize = 4 << 20;
@@ -115,6 +117,11 @@ impl Wire {
 // === impl Packed ===
 
 impl Packed {
+    /// Makes room for so many parts, of so many bytes in all.
+    pub fn reserve(&mut self, parts: usize, bytes: usize) {
+        self.bytes.reserve(parts * PART_FRAME + bytes);
+    }
+
     pub fn command(&mut self, command: &Cmd) {
         command.write_packed_command(&mut self.bytes);
         self.commands += 1;
