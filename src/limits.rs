@@ -71,8 +71,7 @@ pub const TRIM_MARKS_MAX: usize = 4_000;
 /// Rows that are given back in one transaction of Redis: 0.5 MB of arguments, for which it takes some 5 ms.
 pub const REAPPLY_ROWS_MAX: usize = 8_000;
 
-/// Serials whose rows are read at once: 3 MB. Two such reads are under way while those of two before wait and are given
-/// back.
+/// Serials whose rows are read at once, while those of two reads before wait and are given back: 3 MB each.
 pub const REAPPLY_READ_SERIALS: u64 = 3 * REAPPLY_ROWS_MAX as u64;
 
 /// Users of one template that a recovery remembers to have given something back: 16 bytes each. Of more it asks Redis.

@@ -3,16 +3,15 @@
 //!
 //! Serials below a template's cursor in Redis are in Redis; everything from the cursor on is read
 //! from PostgreSQL by primary key, in chunks, each idempotent. While Redis takes one read's chunks
-//! the next two are read, of the same template or of others, so that neither store waits for the other.
+//! the next is read, of the same template or the next, so that neither store waits for the other.
 
 use std::collections::HashMap;
 
-use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::mpsc;
 
 use super::opening::{OpenFault, Opening};
 use super::progress::Progress;
-use super::stores::{Archive, CellLink, Extent, Quotas, Reader, StoredGrant};
+use super::stores::{Archive, CellLink, Extent, Quotas, StoredGrant};
 use crate::catalog::publish::TemplateRow;
 use crate::config;
 use crate::domain::ids::{Serial, TemplateId};
@@ -49,7 +48,7 @@ pub(super) async fn all<A: Archive, L: CellLink>(
     progress: &mut Progress<'_>,
 ) -> Result<u64, OpenFault> {
     let quotas = quotas(opening.quota);
-    let (mut after, mut rows, mut reader) = (0, 0, None);
+    let (mut after, mut rows) = (0, 0);
     loop {
         let page = opening.archive.templates(after, limits::PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(rows) };
@@ -70,13 +69,10 @@ pub(super) async fn all<A: Archive, L: CellLink>(
         if missing.is_empty() {
             continue;
         }
-        let reader = match &mut reader {
-            Some(reader) => reader,
-            None => reader.insert(opening.archive.reader().await?),
-        };
         let (on_their_way, arriving) = mpsc::channel(1);
-        let writing = write(&mut *opening.link, identity, &quotas, &now, arriving, progress);
-        let ((), written) = tokio::try_join!(read(&*reader, missing, on_their_way), writing)?;
+        let (archive, link) = (opening.archive, &mut *opening.link);
+        let writing = write(link, identity, &quotas, &now, arriving, progress);
+        let ((), written) = tokio::try_join!(read(archive, missing, on_their_way), writing)?;
         rows += written;
     }
 }
@@ -96,30 +92,20 @@ fn pieces(template: &TemplateRow, extent: Extent, cursor: Serial) -> impl Iterat
     })
 }
 
-/// Reads pieces in their order, some at a time and ahead of what is written.
+/// Reads pieces in their order, a read ahead of what is written.
 async fn read<'a>(
-    reader: &impl Reader,
+    archive: &impl Archive,
     pieces: Vec<Piece<'a>>,
     on_their_way: mpsc::Sender<Rows<'a>>,
 ) -> Result<(), OpenFault> {
-    let (mut pieces, mut reads) = (pieces.into_iter(), FuturesOrdered::new());
-    loop {
-        while reads.len() < reader.reads_at_once()
-            && let Some(piece) = pieces.next()
-        {
-            reads.push_back(rows_of(reader, piece));
-        }
-        let Some(read) = reads.next().await else { return Ok(()) };
+    for Piece { template, extent, first, last } in pieces {
+        let grants = archive.grants_within(template, extent, first, last).await?;
         // Nobody takes it: the writer has failed, and says so.
-        if on_their_way.send(read?).await.is_err() {
-            return Ok(());
+        if on_their_way.send((template, grants)).await.is_err() {
+            break;
         }
     }
-}
-
-async fn rows_of<'a>(reader: &impl Reader, piece: Piece<'a>) -> Result<Rows<'a>, OpenFault> {
-    let Piece { template, extent, first, last } = piece;
-    Ok((template, reader.grants_within(template, extent, first, last).await?))
+    Ok(())
 }
 
 async fn write(
@@ -131,10 +117,7 @@ async fn write(
     progress: &mut Progress<'_>,
 ) -> Result<u64, OpenFault> {
     let mut rows = 0;
-    while let Some((template, mut grants)) = arriving.recv().await {
-        grants.retain(|grant| {
-            template.ranges.iter().any(|(first, last)| (*first..=*last).contains(&grant.receipt.serial))
-        });
+    while let Some((template, grants)) = arriving.recv().await {
         if grants.is_empty() {
             continue;
         }

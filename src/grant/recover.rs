@@ -75,7 +75,7 @@ pub async fn recover(
     force: bool,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Recovered, String> {
-    let archive = PgArchive::new(pg.clone(), lock(pg, cell).await?, cell).await.map_err(|fault| fault.to_string())?;
+    let archive = PgArchive::new(lock(pg, cell).await?, cell).await.map_err(|fault| fault.to_string())?;
     let timeout = config::ms(config.postgres.statement_timeout_ms) * 4;
     let link = redis.link().await.map_err(|fault| fault.to_string())?;
     let (quota, install) = (&config.quota, config.install_name());

@@ -136,8 +136,6 @@ pub trait CellLink: Send {
 /// One connection to the PostgreSQL that keeps the cell. What waits for the cell's lock, owns it, and
 /// writes is one connection: a lost one is a lost ownership.
 pub trait Archive: Send + Sync {
-    type Reader: Reader;
-
     /// Whether the connection is known to be gone.
     fn is_closed(&self) -> bool;
 
@@ -178,8 +176,14 @@ pub trait Archive: Send + Sync {
         templates: &[TemplateId],
     ) -> impl Future<Output = Result<Vec<(TemplateId, Extent)>, PgFault>> + Send;
 
-    /// What reads them, over connections of its own that end with it.
-    fn reader(&self) -> impl Future<Output = Result<Self::Reader, PgFault>> + Send;
+    /// Rows and set-asides of a template with serials from `first` to `last`, strictly ascending.
+    fn grants_within(
+        &self,
+        template: &TemplateRow,
+        extent: Extent,
+        first: Serial,
+        last: Serial,
+    ) -> impl Future<Output = Result<Vec<StoredGrant>, PgFault>> + Send;
 
     /// How many rows those are of all templates, as near as the highest serials tell it.
     fn rows_in_all(&self) -> impl Future<Output = Result<u64, PgFault>> + Send;
@@ -248,19 +252,4 @@ pub trait Archive: Send + Sync {
     fn commit(&self) -> impl Future<Output = Result<(), PgFault>> + Send;
 
     fn roll_back(&self) -> impl Future<Output = Result<(), PgFault>> + Send;
-}
-
-/// Reads what a cell is given back.
-pub trait Reader: Send + Sync {
-    /// How many reads go on at once.
-    fn reads_at_once(&self) -> usize;
-
-    /// Rows and set-asides of a template with serials from `first` to `last`, strictly ascending.
-    fn grants_within(
-        &self,
-        template: &TemplateRow,
-        extent: Extent,
-        first: Serial,
-        last: Serial,
-    ) -> impl Future<Output = Result<Vec<StoredGrant>, PgFault>> + Send;
 }

@@ -87,7 +87,7 @@ async fn a_zombie_writes_nothing() {
     world.claim(T1, &users(1..=3)).await;
     world.flushed(EntryId::new(1, 1)).await;
     flusher.stop().await;
-    let archive = PgArchive::new(world.pg.clone(), world.pg.own().await.unwrap(), CELL).await.unwrap();
+    let archive = PgArchive::new(world.pg.own().await.unwrap(), CELL).await.unwrap();
     let mut zombie = Writer::new(archive, CELL, Duration::from_secs(10));
     let grant = Grant {
         template: T1,
@@ -900,7 +900,7 @@ async fn pages_of_a_template_with_gaps_are_whole() {
         assert_eq!(seen, expected, "in pages of {limit}");
     }
     // What a recovery reads: ranges of serials, up to the last that anybody has.
-    let archive = PgArchive::new(world.pg.clone(), world.pg.own().await.unwrap(), CELL).await.unwrap();
+    let archive = PgArchive::new(world.pg.own().await.unwrap(), CELL).await.unwrap();
     assert_eq!(archive.extents(&[T1]).await.unwrap(), [(T1, Extent { rows: 49_999, asides: 60_000 })]);
     for width in [300, 1000, 60_000] {
         let mut seen = Vec::new();

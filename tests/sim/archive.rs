@@ -1,6 +1,6 @@
 //! A flusher's connection to the model PostgreSQL.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use floodgate::catalog::publish::TemplateRow;
@@ -9,7 +9,7 @@ use floodgate::grant::cells::{CellRow, Position, Raised};
 use floodgate::grant::entry::{BadEntry, Grant};
 use floodgate::grant::queue::QueueEntry;
 use floodgate::grant::rows::Row;
-use floodgate::grant::stores::{Archive, Extent, Reader, StoredGrant};
+use floodgate::grant::stores::{Archive, Extent, StoredGrant};
 use floodgate::grant::terms::Terms;
 use floodgate::ledger::counters::Issued;
 use floodgate::pg::PgFault;
@@ -25,13 +25,6 @@ pub struct SimArchive {
     closed: AtomicBool,
 }
 
-/// Sessions that read what a cell is given back.
-pub struct SimReader {
-    sessions: Vec<SimArchive>,
-    reads: AtomicUsize,
-}
-
-const READS_AT_ONCE: usize = 2;
 /// Between two looks at a row that another transaction has.
 const ROW_PAUSE: Duration = Duration::from_millis(20);
 /// Looks until the statement times out.
@@ -101,8 +94,6 @@ impl Drop for SimArchive {
 }
 
 impl Archive for SimArchive {
-    type Reader = SimReader;
-
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -159,12 +150,16 @@ impl Archive for SimArchive {
         self.ask(move |state, _| Ok(templates.iter().map(|id| (*id, state.postgres.extent(*id))).collect())).await
     }
 
-    async fn reader(&self) -> Result<SimReader, PgFault> {
-        let mut sessions = Vec::new();
-        for _ in 0..READS_AT_ONCE {
-            sessions.push(SimArchive::connect(self.stores.clone()).await?);
-        }
-        Ok(SimReader { sessions, reads: AtomicUsize::new(0) })
+    async fn grants_within(
+        &self,
+        template: &TemplateRow,
+        extent: Extent,
+        first: Serial,
+        last: Serial,
+    ) -> Result<Vec<StoredGrant>, PgFault> {
+        let (id, asides) = (template.id, first <= extent.asides);
+        let found = self.ask(move |state, _| Ok(state.postgres.grants_within(id, first, last, asides))).await?;
+        Ok(found.into_iter().map(as_stored).collect())
     }
 
     async fn rows_in_all(&self) -> Result<u64, PgFault> {
@@ -272,27 +267,6 @@ impl Archive for SimArchive {
 
     async fn roll_back(&self) -> Result<(), PgFault> {
         self.ask(|state, session| state.postgres.roll_back(session)).await
-    }
-}
-
-// === impl SimReader ===
-
-impl Reader for SimReader {
-    fn reads_at_once(&self) -> usize {
-        READS_AT_ONCE
-    }
-
-    async fn grants_within(
-        &self,
-        template: &TemplateRow,
-        extent: Extent,
-        first: Serial,
-        last: Serial,
-    ) -> Result<Vec<StoredGrant>, PgFault> {
-        let (id, asides) = (template.id, first <= extent.asides);
-        let session = &self.sessions[self.reads.fetch_add(1, Ordering::Relaxed) % READS_AT_ONCE];
-        let found = session.ask(move |state, _| Ok(state.postgres.grants_within(id, first, last, asides))).await?;
-        Ok(found.into_iter().map(as_stored).collect())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use futures_util::SinkExt;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::redis::RedisCell;
-use super::{Archive, Extent, Reached, Reader, RowsSeen, StoredGrant, Stores};
+use super::{Archive, Extent, Reached, RowsSeen, StoredGrant, Stores};
 use crate::catalog::publish::{TemplateRow, load_page};
 use crate::domain::ids::{CellId, EntryId, Epoch, Serial, TemplateId};
 use crate::domain::template::Definition;
@@ -45,20 +44,12 @@ pub struct PgRows {
 
 /// A connection of the cell's own, and what it has prepared.
 pub struct PgArchive {
-    pg: Pg,
     client: Client,
     cell: CellId,
     advance: Statement,
     copy: Statement,
     set_aside: SetAside,
     counter: IssuedCounter,
-}
-
-/// Connections that take turns: while one waits for its next statement, or for who reads what it sends, PostgreSQL works
-/// for another.
-pub struct PgReader {
-    clients: Vec<Client>,
-    reads: AtomicUsize,
 }
 
 // === impl LiveStores ===
@@ -77,7 +68,7 @@ impl Stores for LiveStores {
         client
             .batch_execute("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3")
             .await?;
-        PgArchive::new(self.pg.clone(), client, self.cell).await
+        PgArchive::new(client, self.cell).await
     }
 }
 
@@ -114,9 +105,8 @@ impl RowsSeen for PgRows {
 // === impl PgArchive ===
 
 impl PgArchive {
-    pub async fn new(pg: Pg, client: Client, cell: CellId) -> Result<Self, PgFault> {
+    pub async fn new(client: Client, cell: CellId) -> Result<Self, PgFault> {
         Ok(PgArchive {
-            pg,
             advance: client.prepare(include_str!("../../sql/grant/advance.sql")).await?,
             copy: client.prepare(include_str!("../../sql/grant/copy_coupons.sql")).await?,
             set_aside: SetAside::prepare(&client, cell).await?,
@@ -132,8 +122,6 @@ impl PgArchive {
 }
 
 impl Archive for PgArchive {
-    type Reader = PgReader;
-
     fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
@@ -179,13 +167,15 @@ impl Archive for PgArchive {
         Ok(rows.iter().map(|row| (TemplateId(row.get::<_, i32>(0) as u32), extent(row))).collect())
     }
 
-    async fn reader(&self) -> Result<PgReader, PgFault> {
-        let mut clients = vec![self.pg.own().await?];
-        // Who recovers a cell may find PostgreSQL short of connections: one is enough, if slower.
-        if let Ok(second) = self.pg.own().await {
-            clients.push(second);
-        }
-        Ok(PgReader { clients, reads: AtomicUsize::new(0) })
+    async fn grants_within(
+        &self,
+        template: &TemplateRow,
+        extent: Extent,
+        first: Serial,
+        last: Serial,
+    ) -> Result<Vec<StoredGrant>, PgFault> {
+        let (places, any_asides) = (template.definition.quotas, first <= extent.asides);
+        stored::within(&self.client, template.id, places, first, last, any_asides).await
     }
 
     async fn rows_in_all(&self) -> Result<u64, PgFault> {
@@ -290,24 +280,5 @@ impl Archive for PgArchive {
 
     async fn roll_back(&self) -> Result<(), PgFault> {
         self.run("ROLLBACK").await
-    }
-}
-
-// === impl PgReader ===
-
-impl Reader for PgReader {
-    fn reads_at_once(&self) -> usize {
-        self.clients.len()
-    }
-
-    async fn grants_within(
-        &self,
-        template: &TemplateRow,
-        extent: Extent,
-        first: Serial,
-        last: Serial,
-    ) -> Result<Vec<StoredGrant>, PgFault> {
-        let client = &self.clients[self.reads.fetch_add(1, Ordering::Relaxed) % self.clients.len()];
-        stored::within(client, template.id, template.definition.quotas, first, last, first <= extent.asides).await
     }
 }
