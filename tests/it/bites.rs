@@ -39,14 +39,18 @@ fn catcher(bug: Bug) -> &'static str {
         Bug::LatchHidesReplay => "http_claims::a_granted_key_is_replayed_whatever_came_after",
         Bug::LatchNeverEnds => "http_admission::after_sold_out_redis_rests_and_a_restock_is_claimable_within_a_second",
         Bug::AckNotWaited => "http_stores::at_level_postgres_the_row_is_there_with_the_answer",
-        Bug::TrimBeforeCommit => "grant::a_commit_that_never_arrives_is_made_again",
-        Bug::WatermarkNotCompared => "grant::a_zombie_writes_nothing",
-        Bug::GapIgnored => "grant::missing_entries_halt_the_flusher",
-        Bug::SetAsideDropped | Bug::ConflictIsRepeat => "grant::bad_rows_are_set_aside_and_their_neighbours_pass",
-        Bug::EndingsIgnored => "grant::grants_that_no_store_has_are_lost_and_say_so",
-        Bug::EmptyIsNew => "grant::an_empty_redis_is_refused_until_it_is_recovered",
-        Bug::DivergedIsOpened => "grant::a_diverged_redis_is_refused_and_what_it_alone_knew_is_kept",
-        Bug::EpochNotRaised | Bug::FinalNotRecorded => "grant::a_new_cell_opens_and_every_grant_is_stored_once",
+        Bug::TrimBeforeCommit => "grant::flushing::a_commit_that_never_arrives_is_made_again",
+        Bug::WatermarkNotCompared => "grant::flushing::a_zombie_writes_nothing",
+        Bug::GapIgnored => "grant::flushing::missing_entries_halt_the_flusher",
+        Bug::SetAsideDropped | Bug::ConflictIsRepeat => {
+            "grant::flushing::bad_rows_are_set_aside_and_their_neighbours_pass"
+        }
+        Bug::EndingsIgnored => "grant::openings::grants_that_no_store_has_are_lost_and_say_so",
+        Bug::EmptyIsNew => "grant::recoveries::an_empty_redis_is_refused_until_it_is_recovered",
+        Bug::DivergedIsOpened => "grant::recoveries::a_diverged_redis_is_refused_and_what_it_alone_knew_is_kept",
+        Bug::EpochNotRaised | Bug::FinalNotRecorded => {
+            "grant::openings::a_new_cell_opens_and_every_grant_is_stored_once"
+        }
     }
 }
 

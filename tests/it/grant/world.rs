@@ -151,7 +151,6 @@ impl World {
         Running { handle: flusher.handle(), stop, task: tokio::spawn(flusher.run()) }
     }
 
-    /// A published template on sale, with `stock` coupons.
     pub fn keys(&self) -> &CellKeys {
         &self.keys
     }
@@ -162,6 +161,7 @@ impl World {
         change(&mut self.flusher_config.quota);
     }
 
+    /// A published template on sale, with `stock` coupons.
     pub async fn template(&self, stock: i64, quotas: bool) -> TemplateId {
         let definition = serde_json::json!({
             "name": format!("stock {stock} {}", now_ms()), "description": "", "issuer": "platform", "issuer_id": "",
