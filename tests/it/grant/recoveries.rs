@@ -6,8 +6,8 @@ use floodgate::grant::fate::Fate;
 use floodgate::grant::opening::Refusal;
 use floodgate::grant::recover::recover;
 use floodgate::grant::stored;
-use floodgate::grant::stores::{Archive, Extent};
 use floodgate::grant::stores::postgres::PgArchive;
+use floodgate::grant::stores::{Archive, Extent};
 
 use super::world::{CELL, Claimed, World, until};
 use super::{T1, given_away, serials, set_meta, users};
