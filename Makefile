@@ -6,7 +6,7 @@
 #   make test-bites  each seeded bug, and the test that notices it
 #   make load-check  runs each wrk and k6 script of loadtest/ for a short time; installs wrk, and k6 under target/
 #   make contract  every call of both listeners against the OpenAPI document, a minute; installs schemathesis under target/
-#   make bench  Floodgate beside its peers, the table of goals, some 20 minutes; QUICK=1: shows that it works
+#   make bench  Floodgate beside its peers, the table of goals, some 16 minutes; QUICK=1: shows that it works
 #   make explain  every read statement on 10 million coupons explained, with the plans kept; some minutes
 #   make bench-wallet  a wallet page at 10 million coupons beside its bare statement
 #   make bench-recover  an empty Redis given back from PostgreSQL beside COPY out of the same table; ROWS=10000000

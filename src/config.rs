@@ -528,6 +528,24 @@ mod tests {
     }
 
     #[test]
+    fn services_of_kubernetes_are_no_settings() {
+        let links = [
+            ("FLOODGATE_SERVICE_HOST", "10.0.0.7"),
+            ("FLOODGATE_SERVICE_PORT_PUBLIC", "80"),
+            ("FLOODGATE_PORT", "tcp://10.0.0.7:80"),
+            ("FLOODGATE_PORT_80_TCP", "tcp://10.0.0.7:80"),
+            ("FLOODGATE_PORT_80_TCP_ADDR", "10.0.0.7"),
+            ("FLOODGATE_INTERNAL_SERVICE_HOST", "10.0.0.8"),
+            ("FLOODGATE_INTERNAL_PORT_8081_TCP_PROTO", "tcp"),
+        ];
+        build(&links).unwrap();
+        for (name, value) in [("FLOODGATE_PORT", "8080"), ("FLOODGATE_SERVICE", "x"), ("FLOODGATE_PUBLIC_PORT_X", "1")]
+        {
+            assert!(build(&[(name, value)]).is_err(), "{name}");
+        }
+    }
+
+    #[test]
     fn pricing_takes_its_defaults_and_its_bounds() {
         assert_eq!(build(&[]).unwrap().pricing, pricing::Settings::default());
         let config = build(&[

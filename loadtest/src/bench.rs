@@ -1,20 +1,18 @@
 //! The bench: Floodgate beside its peers, in one run on one machine.
 //!
 //! Every party is started privately, one after the other, round after round: what the machine does
-//! meanwhile meets all of them. Goals are ratios within a round (DESIGN.md 6, docs/PERFORMANCE.md);
+//! meanwhile meets all of them. Goals are ratios within a round (docs/PERFORMANCE.md);
 //! a run whose counts do not agree is void, and says so.
 //!
 //! # Layout
 //! - [`stand`]: the folder, PostgreSQL, and where programs are found
 //! - [`shop`]: Floodgate on stores of its own, with an operator's verbs
 //! - [`wrk`], [`flood`]: the generators of ceilings, over HTTP/1.1 and h2c
-//! - [`meter`]: processors by process, and Redis' own counts
 //! - [`party`]: what is measured; [`parties`]: a file each
 //! - [`table`]: the goals and what came of them
 //! - [`report`], [`picture`]: text, JSON and SVG
 
 pub mod flood;
-pub mod meter;
 pub mod parties;
 pub mod party;
 pub mod picture;

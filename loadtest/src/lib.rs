@@ -8,6 +8,7 @@
 //! - [`client`]: the closed loop: many connections over any number of gateways
 //! - [`open`], [`pacer`]: the open loop, at a constant rate
 //! - [`check`]: journal, Redis and PostgreSQL, every difference named
+//! - [`meter`]: processor time of processes, and what Redis counted
 //! - [`scale`]: reads at the size of a year of sales
 //! - [`mod@bench`]: Floodgate beside its peers
 //! - [`redemptions`]: lock and confirm beside the same statements bare
@@ -18,6 +19,7 @@ pub mod client;
 pub mod http;
 pub mod journal;
 pub mod link;
+pub mod meter;
 pub mod open;
 pub mod pacer;
 pub mod plan;

@@ -10,10 +10,8 @@
 //! - [`stage`]: private servers, a gateway, a template on sale and its coupons
 //! - [`script`]: the product's statements as a script for pgbench
 //! - [`sides`]: one round of either side
-//! - [`meter`]: processor time by process
 //! - [`report`]: medians and ratios
 
-pub mod meter;
 pub mod report;
 pub mod script;
 pub mod sides;

@@ -181,11 +181,11 @@ async fn redis(report: &mut Report, config: &Config) -> Result<(), String> {
 async fn rewrites(report: &mut Report, redis: &Redis) {
     let what = "redis auto-aof-rewrite-min-size";
     let percentage = setting(redis, "auto-aof-rewrite-percentage").await;
-    let size = setting(redis, "auto-aof-rewrite-min-size").await.map(|text| text.parse::<u64>().unwrap_or(0));
+    let size = setting(redis, "auto-aof-rewrite-min-size").await;
+    let size = size.and_then(|text| text.parse::<u64>().map_err(|error| error.to_string()));
     match (percentage.as_deref(), size) {
-        (Err(error), _) => report.warn(what, format_args!("cannot be read ({error}): make sure yourself, set 1gb")),
-        (_, Err(error)) => report.warn(what, format_args!("cannot be read ({error}): make sure yourself, set 1gb")),
         (Ok("0"), _) => report.ok(what, "the file is rewritten only when Redis is told to"),
+        (_, Err(error)) => report.warn(what, format_args!("cannot be read ({error}): make sure yourself, set 1gb")),
         (_, Ok(bytes)) if bytes < REWRITE_MIN => report.warn(
             what,
             format_args!(

@@ -132,6 +132,9 @@ fn set_from_env(table: &mut Table, name: &str, variable: &str, text: &str, wrong
         })
     };
     let Some((section, key)) = short.or_else(long) else {
+        if is_service_link(name, text) {
+            return;
+        }
         wrong.push(format!("{variable} names no setting: see `floodgate config`"));
         return;
     };
@@ -152,6 +155,17 @@ fn set_from_env(table: &mut Table, name: &str, variable: &str, text: &str, wrong
             if slot.is_integer() { "whole number" } else { "true or false" }
         )),
     }
+}
+
+/// Whether Kubernetes has set a variable, as it does in every pod of a namespace for a Service whose name begins with
+/// this program's.
+fn is_service_link(name: &str, text: &str) -> bool {
+    let is_address = text.starts_with("tcp://") || text.starts_with("udp://");
+    let of_port = |name: &str| name.starts_with(|digit: char| digit.is_ascii_digit());
+    name.ends_with("SERVICE_HOST")
+        || name.contains("SERVICE_PORT")
+        || name.split("PORT_").skip(1).any(of_port)
+        || name.ends_with("PORT") && is_address
 }
 
 fn hide_password(url: &str) -> String {

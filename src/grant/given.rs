@@ -80,6 +80,9 @@ pub struct AsItIs(u64);
 
 type ByHash = BuildHasherDefault<AsItIs>;
 
+/// Up to so many are compared one by one.
+const RECEIPTS_FEW: usize = 16;
+
 /// A user's receipts of one chunk: nearly always one.
 type Receipts = smallvec::SmallVec<[u8; RECEIPT_BYTES]>;
 
@@ -97,8 +100,8 @@ impl Given<'_> {
     pub async fn give(&self, link: &mut Link, grants: &[StoredGrant], holders: &mut Holders) -> Result<Serial, Fault> {
         let mut chunks = grants.chunks(REAPPLY_ROWS_MAX).map(|grants| self.chunk(grants, holders));
         let Some(chunk) = chunks.next() else { return self.cursor(link).await };
-        let (answers, mut next) = link.send_meanwhile(Script::CellReapply, &chunk.look, || chunks.next()).await;
-        let mut look = chunk.judge(answers?)?;
+        let (look, mut next) = chunk.look(link, || chunks.next()).await;
+        let mut look = look?;
         loop {
             let write = match look {
                 Look::Free(write) => write,
@@ -177,10 +180,11 @@ impl Given<'_> {
 // === impl Chunk ===
 
 impl Chunk<'_> {
-    /// Whether it can be given back. From now on `link` notices who else writes to the cell.
-    pub async fn look(self, link: &mut Link) -> Result<Look, Fault> {
-        let answers = link.send(Script::CellReapply, &self.look).await?;
-        self.judge(answers)
+    /// Whether it can be given back; and what came of `work`, which is done meanwhile. From now on `link` notices who else
+    /// writes to the cell.
+    pub async fn look<T>(self, link: &mut Link, work: impl FnOnce() -> T) -> (Result<Look, Fault>, T) {
+        let (answers, worked) = link.send_meanwhile(Script::CellReapply, &self.look, work).await;
+        (answers.and_then(|answers| self.judge(answers)), worked)
     }
 
     fn judge(mut self, answers: Vec<Value>) -> Result<Look, Fault> {
@@ -332,9 +336,11 @@ fn apart<'a>(grants: &'a [StoredGrant], holders: &mut Holders) -> (Vec<&'a Store
 fn put_together(held: &[u8], new: &[u8]) -> Receipts {
     let mut all = Receipts::from_slice(held);
     let (held, new) = (held.as_chunks::<RECEIPT_BYTES>().0, new.as_chunks::<RECEIPT_BYTES>().0);
-    let known: HashSet<&[u8; RECEIPT_BYTES]> = held.iter().collect();
-    for receipt in new.iter().filter(|receipt| !known.contains(receipt)) {
-        all.extend_from_slice(receipt);
+    let known = (held.len() > RECEIPTS_FEW).then(|| held.iter().collect::<HashSet<_>>());
+    for receipt in new {
+        if !known.as_ref().map_or_else(|| held.contains(receipt), |known| known.contains(receipt)) {
+            all.extend_from_slice(receipt);
+        }
     }
     all
 }

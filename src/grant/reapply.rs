@@ -29,12 +29,11 @@ pub(super) fn quotas(quota: &config::Quota) -> Quotas {
     .map(|(limit, window_s)| (limit.into(), u64::from(window_s) * 1000))
 }
 
-/// What one read is of: serials of a template.
-struct Piece<'a> {
+/// What a template may miss in Redis: grants from the cursor on.
+struct Missing<'a> {
     template: &'a TemplateRow,
+    cursor: Serial,
     extent: Extent,
-    first: Serial,
-    last: Serial,
 }
 
 /// Rows of one template on their way from PostgreSQL to Redis.
@@ -53,9 +52,7 @@ pub(super) async fn all<A: Archive, L: CellLink>(
         let page = opening.archive.templates(after, limits::PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(rows) };
         after = last.id.as_i32();
-        let ids: Vec<TemplateId> = page.iter().map(|template| template.id).collect();
-        let extents: HashMap<TemplateId, Extent> = opening.archive.extents(&ids).await?.into_iter().collect();
-        let mut missing = Vec::new();
+        let mut cursors = HashMap::with_capacity(page.len());
         for template in &page {
             opening.link.put(identity, template).await?;
             if !template.freed {
@@ -63,49 +60,60 @@ pub(super) async fn all<A: Archive, L: CellLink>(
                 let day = Day::of(template.definition.timezone, now());
                 let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
                 progress.passed_over(cursor.saturating_sub(1));
-                missing.extend(pieces(template, extents.get(&template.id).copied().unwrap_or_default(), cursor));
+                cursors.insert(template.id, (template, cursor));
             }
         }
-        if missing.is_empty() {
-            continue;
-        }
+        let from: Vec<(TemplateId, Serial)> = cursors.iter().map(|(id, (_, cursor))| (*id, *cursor)).collect();
+        let extents = opening.archive.extents(&from).await?;
+        let missing = extents.into_iter().filter_map(|(id, extent)| {
+            let (template, cursor) = cursors.get(&id)?;
+            Some(Missing { template, cursor: *cursor, extent })
+        });
         let (on_their_way, arriving) = mpsc::channel(1);
         let (archive, link) = (opening.archive, &mut *opening.link);
         let writing = write(link, identity, &quotas, &now, arriving, progress);
-        let ((), written) = tokio::try_join!(read(archive, missing, on_their_way), writing)?;
+        let ((), written) = tokio::try_join!(read(archive, missing.collect(), on_their_way), writing)?;
         rows += written;
     }
 }
 
-/// The serials from the cursor on that may have grants, in portions.
-fn pieces(template: &TemplateRow, extent: Extent, cursor: Serial) -> impl Iterator<Item = Piece<'_>> {
-    let end = extent.rows.max(extent.asides);
-    template.ranges.iter().flat_map(move |(first, last)| {
-        let last = end.min(*last);
-        let firsts = (cursor.max(*first)..=last).step_by(limits::REAPPLY_READ_SERIALS as usize);
-        firsts.map(move |first| Piece {
-            template,
-            extent,
-            first,
-            last: last.min(first + limits::REAPPLY_READ_SERIALS - 1),
-        })
-    })
-}
-
-/// Reads pieces in their order, a read ahead of what is written.
+/// Reads what is missing, template by template, in portions, a read ahead of what is written.
 async fn read<'a>(
     archive: &impl Archive,
-    pieces: Vec<Piece<'a>>,
+    missing: Vec<Missing<'a>>,
     on_their_way: mpsc::Sender<Rows<'a>>,
 ) -> Result<(), OpenFault> {
-    for Piece { template, extent, first, last } in pieces {
-        let grants = archive.grants_within(template, extent, first, last).await?;
-        // Nobody takes it: the writer has failed, and says so.
-        if on_their_way.send((template, grants)).await.is_err() {
-            break;
+    for Missing { template, cursor, extent } in missing {
+        for (first, last) in joined(&template.ranges) {
+            let (mut from, end) = (first.max(cursor), last.min(extent.rows.max(extent.asides)));
+            while from <= end {
+                let to = end.min(from + limits::REAPPLY_READ_SERIALS - 1);
+                let grants = archive.grants_within(template, from, to, from <= extent.asides).await?;
+                from = to + 1;
+                if grants.is_empty() {
+                    // A gap may be of any width.
+                    let Some(next) = archive.next_serial(template.id, from, end).await? else { break };
+                    from = next;
+                } else if on_their_way.send((template, grants)).await.is_err() {
+                    // Nobody takes it: the writer has failed, and says so.
+                    return Ok(());
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// Ranges in ascending order, where one goes on at the next serial as one.
+fn joined(ranges: &[(Serial, Serial)]) -> Vec<(Serial, Serial)> {
+    let mut joined: Vec<(Serial, Serial)> = Vec::new();
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some((_, end)) if *end + 1 == *first => *end = *last,
+            _ => joined.push((*first, *last)),
+        }
+    }
+    joined
 }
 
 async fn write(
@@ -118,13 +126,21 @@ async fn write(
 ) -> Result<u64, OpenFault> {
     let mut rows = 0;
     while let Some((template, grants)) = arriving.recv().await {
-        if grants.is_empty() {
-            continue;
-        }
         let day = Day::of(template.definition.timezone, now());
         link.reapply(identity, template, day, quotas, &grants).await?;
         progress.given_back(template.id, grants.len() as u64);
         rows += grants.len() as u64;
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stock_that_was_added_is_read_on_without_a_break() {
+        assert_eq!(joined(&[(1, 10), (11, 20), (31, 40), (41, 41)]), [(1, 20), (31, 41)]);
+        assert_eq!(joined(&[]), []);
+    }
 }

@@ -84,13 +84,23 @@ async fn rows(
         }
         from = to + 1;
         if !is_whole && from <= last {
-            let sql = include_str!("../sql/grant/next_serial.sql");
-            let next = client.query_one(sql, &[&template.as_i32(), &(from as i64), &(last as i64)]).await?;
-            let Some(next) = next.get::<_, Option<i64>>(0) else { break };
-            from = next as Serial;
+            let Some(next) = next_serial(client, template, from, last).await? else { break };
+            from = next;
         }
     }
     Ok(rows)
+}
+
+/// The first serial from `first` to `last` that somebody has: what lies before it is a gap.
+pub async fn next_serial(
+    client: &Client,
+    template: TemplateId,
+    first: Serial,
+    last: Serial,
+) -> Result<Option<Serial>, PgFault> {
+    let sql = include_str!("../sql/grant/next_serial.sql");
+    let next = client.query_one(sql, &[&template.as_i32(), &(first as i64), &(last as i64)]).await?;
+    Ok(next.get::<_, Option<i64>>(0).map(|serial| serial as Serial))
 }
 
 /// All rows of a range, ascending.

@@ -63,7 +63,8 @@ pub struct StoredGrant {
     pub device: Option<u64>,
 }
 
-/// How far a template's grants go: the highest serial of a row, and of what was set aside; 0: there is none.
+/// How far a template's grants go from some serial on: the highest serial of a row, and of what was set aside, within
+/// the stock or not; 0: there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     pub rows: Serial,
@@ -170,22 +171,31 @@ pub trait Archive: Send + Sync {
     /// Templates that were ever published, by id behind `after`.
     fn templates(&self, after: i32, limit: usize) -> impl Future<Output = Result<Vec<TemplateRow>, PgFault>> + Send;
 
-    /// How far the grants of these templates go.
+    /// How far the grants of these templates go, each from its serial on.
     fn extents(
         &self,
-        templates: &[TemplateId],
+        from: &[(TemplateId, Serial)],
     ) -> impl Future<Output = Result<Vec<(TemplateId, Extent)>, PgFault>> + Send;
 
-    /// Rows and set-asides of a template with serials from `first` to `last`, strictly ascending.
+    /// Rows and set-asides of a template with serials from `first` to `last`, strictly ascending. `any_asides`: whether
+    /// anything may have been set aside among them.
     fn grants_within(
         &self,
         template: &TemplateRow,
-        extent: Extent,
         first: Serial,
         last: Serial,
+        any_asides: bool,
     ) -> impl Future<Output = Result<Vec<StoredGrant>, PgFault>> + Send;
 
-    /// How many rows those are of all templates, as near as the highest serials tell it.
+    /// The first serial from `first` to `last` that is a row or was set aside.
+    fn next_serial(
+        &self,
+        template: TemplateId,
+        first: Serial,
+        last: Serial,
+    ) -> impl Future<Output = Result<Option<Serial>, PgFault>> + Send;
+
+    /// How many rows an empty cell is given back of all templates, as near as the highest serials tell it.
     fn rows_in_all(&self) -> impl Future<Output = Result<u64, PgFault>> + Send;
 
     // === One transaction of the writer ===

@@ -111,14 +111,14 @@ impl Link {
         self.send_meanwhile(script, packed, || ()).await.0
     }
 
-    /// The same; `work` is done while Redis is busy with them.
+    /// The same; `work` is done while Redis is busy with them, and also where they could not be sent.
     pub async fn send_meanwhile<T>(
         &mut self,
         script: Script,
         packed: &Packed,
         work: impl FnOnce() -> T,
     ) -> (Result<Vec<Value>, Fault>, T) {
-        // Not before Redis has all of it: a half it can only keep.
+        // Not before all of it is on its way: a half Redis can only keep.
         let posted = self.wire.post(packed).await;
         let worked = work();
         let answers = match posted {

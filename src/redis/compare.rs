@@ -81,7 +81,8 @@ pub async fn read(
             call.bytes(&row[scope]);
         }
     }
-    parse(accepted(redis.pooled(&call).await?)?.collect())
+    let compared = parse(accepted(redis.pooled(&call).await?)?.collect())?;
+    if compared.receipts.len() == users.len() { Ok(compared) } else { Err(short()) }
 }
 
 /// Gives grants back to an open cell, in ascending order of serials, and sees that the count of the day that

@@ -85,7 +85,7 @@ impl Wire {
         self.answers(packed.commands).await
     }
 
-    /// The first half of [`Wire::send`]: Redis has all of the commands, or soon will.
+    /// The first half of [`Wire::send`]: all of the commands are on their way.
     pub async fn post(&mut self, packed: &Packed) -> RedisResult<()> {
         Ok(self.socket.write_all(&packed.bytes).await?)
     }

@@ -263,7 +263,7 @@ fn rows_of_an_opener_that_was_overtaken_are_not_written() {
     let grants = [StoredGrant { user: Some("user-7".into()), receipt: row(1, NOON).receipt, ip: None, device: None }];
     let mut link = stage.link();
     let chunk = given.chunk(&grants, &mut Holders::nobody());
-    let Ok(Look::Free(write)) = stage.wait(chunk.look(&mut link)) else { panic!("the cursor stands at 1") };
+    let Ok(Look::Free(write)) = stage.wait(chunk.look(&mut link, || ())).0 else { panic!("the cursor stands at 1") };
     stage.close(3);
     assert_eq!(stage.wait(write.carry_out(&mut link, None, || ())).0.unwrap_err().kind, "refused");
     let fault = stage.wait(given.give(&mut link, &grants, &mut Holders::nobody())).unwrap_err();

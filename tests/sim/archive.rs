@@ -145,21 +145,33 @@ impl Archive for SimArchive {
         .await
     }
 
-    async fn extents(&self, templates: &[TemplateId]) -> Result<Vec<(TemplateId, Extent)>, PgFault> {
-        let templates = templates.to_vec();
-        self.ask(move |state, _| Ok(templates.iter().map(|id| (*id, state.postgres.extent(*id))).collect())).await
+    async fn extents(&self, from: &[(TemplateId, Serial)]) -> Result<Vec<(TemplateId, Extent)>, PgFault> {
+        let from = from.to_vec();
+        self.ask(move |state, _| {
+            let extent = |(id, first): &(TemplateId, Serial)| (*id, state.postgres.extent(*id, *first));
+            Ok(from.iter().map(extent).collect())
+        })
+        .await
     }
 
     async fn grants_within(
         &self,
         template: &TemplateRow,
-        extent: Extent,
         first: Serial,
         last: Serial,
+        any_asides: bool,
     ) -> Result<Vec<StoredGrant>, PgFault> {
-        let (id, asides) = (template.id, first <= extent.asides);
-        let found = self.ask(move |state, _| Ok(state.postgres.grants_within(id, first, last, asides))).await?;
+        let id = template.id;
+        let found = self.ask(move |state, _| Ok(state.postgres.grants_within(id, first, last, any_asides))).await?;
         Ok(found.into_iter().map(as_stored).collect())
+    }
+
+    async fn next_serial(&self, template: TemplateId, first: Serial, last: Serial) -> Result<Option<Serial>, PgFault> {
+        self.ask(move |state, _| {
+            let grants = state.postgres.grants_within(template, first, last, true);
+            Ok(grants.first().map(|coupon| coupon.serial))
+        })
+        .await
     }
 
     async fn rows_in_all(&self) -> Result<u64, PgFault> {

@@ -178,15 +178,18 @@ impl Database {
         self.coupons.keys().filter(|(id, _)| *id == template).count() + self.kept_of(template).count()
     }
 
-    /// The highest serials of a template's rows and of its set-asides.
-    pub fn extent(&self, template: TemplateId) -> Extent {
-        let rows = self.coupons.range((template, 0)..=(template, Serial::MAX)).map(|((_, serial), _)| *serial);
-        let asides = self.kept_of(template).map(|coupon| coupon.serial);
+    /// The highest serials from `first` on of a template's rows and of its set-asides.
+    pub fn extent(&self, template: TemplateId, first: Serial) -> Extent {
+        let rows = self.coupons.range((template, first)..=(template, Serial::MAX)).map(|((_, serial), _)| *serial);
+        let asides = self.kept_of(template).map(|coupon| coupon.serial).filter(|serial| *serial >= first);
         Extent { rows: rows.max().unwrap_or(0), asides: asides.max().unwrap_or(0) }
     }
 
     /// Of one serial, the row before what was set aside.
     pub fn grants_within(&self, template: TemplateId, first: Serial, last: Serial, asides: bool) -> Vec<Coupon> {
+        if first > last {
+            return Vec::new();
+        }
         let rows = self.coupons.range((template, first)..=(template, last)).map(|(_, coupon)| coupon);
         let kept = self.kept_of(template).filter(|coupon| asides && (first..=last).contains(&coupon.serial));
         let mut all: Vec<Coupon> = rows.chain(kept).cloned().collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::meter::{RedisCounts, Used};
 use super::stand::Stand;
+use crate::meter::{RedisCounts, Used};
 
 /// Something that is measured once a round.
 pub trait Party: Send + Sync {

@@ -73,7 +73,7 @@ async fn accept(
 ) -> Result<(), String> {
     let listener = TcpListener::from_std(listener).map_err(|error| error.to_string())?;
     let store = match store {
-        Some((url, sha)) => Some((super::meter::redis(&url).await?, sha)),
+        Some((url, sha)) => Some((crate::meter::redis(&url).await?, sha)),
         None => None,
     };
     loop {

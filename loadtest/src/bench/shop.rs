@@ -18,13 +18,13 @@ use hyper::Request;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 
-use super::meter::{self, Meter, RedisCounts};
 use super::party::Sample;
 use super::stand::{Stand, connect, floodgate, free_address};
 use super::wrk::Wrk;
 use crate::check::Checker;
 use crate::journal::Record;
 use crate::link::{Link, Protocol};
+use crate::meter::{self, Meter, RedisCounts};
 
 /// What a shop is to be like.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! The goals (DESIGN.md 6, docs/PERFORMANCE.md): a line each, reckoned within every round.
+//! The goals (docs/PERFORMANCE.md): a line each, reckoned within every round.
 
 use super::party::{P99, PER_SECOND, Results, median};
 
@@ -35,7 +35,7 @@ pub struct Verdict {
     pub rounds: Vec<f64>,
 }
 
-/// All goals, in the order of DESIGN.md.
+/// All goals, in the order of docs/PERFORMANCE.md.
 pub fn goals() -> Vec<Goal> {
     let rate = |what, of, to, goal| Goal {
         what,

@@ -10,10 +10,10 @@ use floodgate::demo::place;
 use serde::Serialize;
 
 use super::Settings;
-use super::meter::Cpu;
 use super::script::Script;
 use super::stage::{Stage, request};
 use crate::http::Connection;
+use crate::meter::Used;
 
 /// What a round came to.
 #[derive(Clone, Debug, Serialize)]
@@ -69,17 +69,17 @@ pub async fn floodgate(settings: &Settings, stage: &Stage, base: u64) -> Result<
     for _ in 0..settings.connections {
         services.push(OrderService::open(stage).await?);
     }
-    let (cpu, begun) = (stage.cpu(), Instant::now());
+    let (meter, begun) = (stage.meter(), Instant::now());
     let until = begun + Duration::from_secs(settings.seconds);
     let mut turns = Vec::new();
     for (number, service) in (0..).zip(services) {
         turns.push(turn(service, base + number * share, share, until));
     }
     let done = futures_util::future::try_join_all(turns).await?;
-    let (took, cpu) = (begun.elapsed(), stage.cpu().since(&cpu));
+    let used = meter.stop();
     let pairs = done.iter().sum::<u64>();
-    let per_second = pairs as f64 / took.as_secs_f64();
-    Ok(Done::new(pairs, per_second, settings.connections as f64 * 1e3 / per_second, cpu))
+    let per_second = pairs as f64 / used.took.as_secs_f64();
+    Ok(Done::new(pairs, per_second, settings.connections as f64 * 1e3 / per_second, &used))
 }
 
 /// Order after order until the time is over; how many.
@@ -110,9 +110,9 @@ pub async fn bare(settings: &Settings, stage: &Stage, script: &Script, base: u64
         command.arg(format!("--define={name}={value}"));
     }
     command.arg(stage.postgres_url());
-    let cpu = stage.cpu();
+    let meter = stage.meter();
     let output = run_helper(command, "").await.map_err(|error| format!("cannot start pgbench: {error}"))?;
-    let cpu = stage.cpu().since(&cpu);
+    let used = meter.stop();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         return Err(format!("pgbench: {said}{}", String::from_utf8_lossy(&output.stderr)));
@@ -122,7 +122,7 @@ pub async fn bare(settings: &Settings, stage: &Stage, script: &Script, base: u64
         return Err(format!("pgbench: {said}"));
     }
     let pairs = told("number of transactions actually processed: ")? as u64;
-    Ok(Done::new(pairs, told("tps = ")?, told("latency average = ")?, cpu))
+    Ok(Done::new(pairs, told("tps = ")?, told("latency average = ")?, &used))
 }
 
 /// The number behind a word of pgbench's.
@@ -142,15 +142,15 @@ fn pgbench() -> Result<PathBuf, String> {
 // === impl Done ===
 
 impl Done {
-    fn new(pairs: u64, per_second: f64, mean_ms: f64, cpu: Cpu) -> Done {
-        let each = |time: Duration| time.as_secs_f64() * 1e6 / (pairs.max(1) as f64);
+    fn new(pairs: u64, per_second: f64, mean_ms: f64, used: &Used) -> Done {
+        let each = |name| used.cpu.get(name).map_or(0.0, Duration::as_secs_f64) * 1e6 / (pairs.max(1) as f64);
         Done {
             pairs,
             per_second,
             mean_ms,
-            floodgate_us: each(cpu.floodgate),
-            postgres_us: each(cpu.postgres),
-            generator_us: each(cpu.generator),
+            floodgate_us: each("floodgate"),
+            postgres_us: each("postgres"),
+            generator_us: each("generator"),
         }
     }
 }

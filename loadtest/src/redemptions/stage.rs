@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 
 use super::Settings;
-use super::meter::Cpu;
 use crate::http::Connection;
+use crate::meter::Meter;
 
 /// The servers, and an order service's key to the gateway.
 pub struct Stage {
@@ -118,8 +118,9 @@ impl Stage {
         self.postgres.url()
     }
 
-    pub fn cpu(&self) -> Cpu {
-        Cpu::now(self.gateway.pid(), self.postgres.pid())
+    /// Of both servers and the generator, from now on.
+    pub fn meter(&self) -> Meter {
+        Meter::start(&[("floodgate", self.gateway.pid()), ("postgres", self.postgres.pid())])
     }
 
     /// The code of a coupon of the template.

@@ -159,9 +159,9 @@ impl Archive for PgArchive {
         load_page(&self.client, after, limit).await
     }
 
-    async fn extents(&self, templates: &[TemplateId]) -> Result<Vec<(TemplateId, Extent)>, PgFault> {
-        let ids: Vec<i32> = templates.iter().map(|id| id.as_i32()).collect();
-        let rows = self.client.query(include_str!("../../sql/grant/extents.sql"), &[&ids]).await?;
+    async fn extents(&self, from: &[(TemplateId, Serial)]) -> Result<Vec<(TemplateId, Extent)>, PgFault> {
+        let (ids, firsts): (Vec<i32>, Vec<i64>) = from.iter().map(|(id, first)| (id.as_i32(), *first as i64)).unzip();
+        let rows = self.client.query(include_str!("../../sql/grant/extents.sql"), &[&ids, &firsts]).await?;
         let serial = |row: &Row, at: usize| row.get::<_, i64>(at) as Serial;
         let extent = |row: &Row| Extent { rows: serial(row, 1), asides: serial(row, 2) };
         Ok(rows.iter().map(|row| (TemplateId(row.get::<_, i32>(0) as u32), extent(row))).collect())
@@ -170,12 +170,15 @@ impl Archive for PgArchive {
     async fn grants_within(
         &self,
         template: &TemplateRow,
-        extent: Extent,
         first: Serial,
         last: Serial,
+        any_asides: bool,
     ) -> Result<Vec<StoredGrant>, PgFault> {
-        let (places, any_asides) = (template.definition.quotas, first <= extent.asides);
-        stored::within(&self.client, template.id, places, first, last, any_asides).await
+        stored::within(&self.client, template.id, template.definition.quotas, first, last, any_asides).await
+    }
+
+    async fn next_serial(&self, template: TemplateId, first: Serial, last: Serial) -> Result<Option<Serial>, PgFault> {
+        stored::next_serial(&self.client, template, first, last).await
     }
 
     async fn rows_in_all(&self) -> Result<u64, PgFault> {

@@ -111,12 +111,13 @@ impl CellLink for RedisCell {
         let window = quotas.iter().map(|(_, window)| *window as Millis).max().unwrap_or_default();
         // Of a template that nobody holds anything of, only those hold something who were given it here.
         let known = self.holders.take().filter(|(id, _)| *id == template.id && !rows.is_empty());
-        let (mut holders, timeout) = match known {
-            Some((_, holders)) => (holders, self.timeout * (rows.len() / limits::REAPPLY_ROWS_MAX + 1) as u32),
+        let timeout = self.timeout * (rows.len() / limits::REAPPLY_ROWS_MAX + 1) as u32;
+        let mut holders = match known {
+            Some((_, holders)) => holders,
             None => {
                 let keys = self.keys.template(template.id);
                 let exists = self.plain(&[redis::cmd("EXISTS").arg(keys.receipts())]).await?;
-                (if int(&exists)? == 0 { Holders::nobody() } else { Holders::anybody() }, self.timeout)
+                if int(&exists)? == 0 { Holders::nobody() } else { Holders::anybody() }
             }
         };
         let given = Given {

@@ -1,6 +1,5 @@
 -- Grants of a template that were set aside, from a serial on, ascending, the first of each: their serials are gone, too.
--- What a diverged history granted was never stock of this one. $1 template, $2 first serial, $3 rows, $4 the last serial of
--- the stock
+-- What a diverged history granted was never stock of this one. $1 template, $2 first serial, $3 rows, $4 the last serial
 SELECT DISTINCT ON (serial)
     serial, epoch, user_ref, claim_key_hash, ip_hash, device_hash, (extract(epoch FROM acquired_at) * 1000)::int8
 FROM set_aside a

@@ -223,7 +223,8 @@ async fn a_flusher_goes_on_where_a_recovery_died() {
     flusher.stop().await;
 }
 
-/// More rows than one read takes, of users who have several, among what was set aside.
+/// More rows than one read takes, of users who have several, of stock that was added to, among what was set aside: its last
+/// serial, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_template_is_given_back_whole() {
     let mut world = World::new("large").await;
@@ -236,11 +237,13 @@ async fn a_large_template_is_given_back_whole() {
         .sql(&format!(
             "INSERT INTO user_coupons (template_id, serial, epoch, user_ref, claim_key_hash, acquired_at, valid_from, expires_at)
              SELECT 1, i, 1, 'u' || i % 30000, i, now(), now(), now() FROM generate_series(1, {stock} - 1) AS i
-             WHERE i % 10000 <> 0;
+             WHERE i % 10000 <> 0 AND i < {stock} - 1;
              INSERT INTO set_aside (cell, entry_epoch, entry_seq, template_id, serial, epoch, user_ref, claim_key_hash,
                  acquired_at, reason)
              SELECT 0, 1, 1, 1, i, 1, 'u' || i % 30000, i, now(), 'user_coupons_serial'
-             FROM generate_series(10000, {stock} - 1, 10000) AS i"
+             FROM generate_series(10000, {stock}, 10000) AS ten, least(ten, {stock} - 1) AS i;
+             UPDATE stock_ranges SET last_serial = 30000;
+             INSERT INTO stock_ranges (template_id, first_serial, last_serial, cell) VALUES (1, 30001, {stock}, 0)"
         ))
         .await;
     world.kill_redis();
@@ -264,27 +267,28 @@ async fn a_large_template_is_given_back_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_of_a_template_with_gaps_are_whole() {
     let world = World::new("gaps").await;
-    world.template(50_000, false).await;
+    world.template(500_000, false).await;
     world
         .sql(
             "INSERT INTO user_coupons (template_id, serial, epoch, user_ref, claim_key_hash, acquired_at, valid_from, expires_at)
-             SELECT 1, i, 1, 'row', i, now(), now(), now() FROM unnest(ARRAY[5, 2, 1, 4, 1000, 1001, 30000, 49999]) AS i;
+             SELECT 1, i, 1, 'row', i, now(), now(), now() FROM unnest(ARRAY[5, 2, 1, 4, 1000, 1001, 30000, 499999]) AS i;
              INSERT INTO set_aside (cell, entry_epoch, entry_seq, template_id, serial, epoch, user_ref, claim_key_hash,
                  acquired_at, reason)
              SELECT 0, 1, 1, 1, i, 1, u, i, now(), why
-             FROM unnest(ARRAY[3, 3, 3, 3, 1001, 20000, 500, 60000], ARRAY['aside', 'b', 'c', 'd', 'e', 'aside', 'f', 'g'],
+             FROM unnest(ARRAY[3, 3, 3, 3, 1001, 20000, 500, 600000], ARRAY['aside', 'b', 'c', 'd', 'e', 'aside', 'f', 'g'],
                  ARRAY['x', 'x', 'x', 'x', 'x', 'x', 'diverged', 'x']) AS aside (i, u, why)",
         )
         .await;
     let row = |serial| (serial, "row");
     let aside = |serial| (serial, "aside");
-    let all = [row(1), row(2), aside(3), row(4), row(5), row(1000), row(1001), aside(20_000), row(30_000), row(49_999)];
+    let all =
+        [row(1), row(2), aside(3), row(4), row(5), row(1000), row(1001), aside(20_000), row(30_000), row(499_999)];
     let expected: Vec<_> = all.iter().map(|(serial, user)| (*serial, (*user).to_owned())).collect();
     let client = world.pg.own().await.unwrap();
     for limit in [1, 2, 3, 4, 100] {
         let (mut from, mut seen) = (1, Vec::new());
         loop {
-            let page = stored::read(&client, T1, limit % 2 == 0, from, 50_000, limit).await.unwrap();
+            let page = stored::read(&client, T1, limit % 2 == 0, from, 500_000, limit).await.unwrap();
             assert!(page.len() <= limit);
             from = page.last().map_or(from, |grant| grant.receipt.serial + 1);
             let is_end = page.len() < limit;
@@ -297,14 +301,21 @@ async fn pages_of_a_template_with_gaps_are_whole() {
     }
     // What a recovery reads: ranges of serials, up to the last that anybody has.
     let archive = PgArchive::new(world.pg.own().await.unwrap(), CELL).await.unwrap();
-    assert_eq!(archive.extents(&[T1]).await.unwrap(), [(T1, Extent { rows: 49_999, asides: 60_000 })]);
-    for width in [300, 1000, 60_000] {
+    assert_eq!(archive.extents(&[(T1, 1)]).await.unwrap(), [(T1, Extent { rows: 499_999, asides: 600_000 })]);
+    assert_eq!(archive.extents(&[(T1, 500_000)]).await.unwrap(), [(T1, Extent { rows: 0, asides: 600_000 })]);
+    for (first, next) in [(1, Some(1)), (6, Some(1000)), (1002, Some(20_000)), (500_000, None)] {
+        assert_eq!(archive.next_serial(T1, first, 500_000).await.unwrap(), next, "from {first} on");
+    }
+    for width in [3_000, 10_000, 600_000] {
         let mut seen = Vec::new();
-        for first in (1..=50_000).step_by(width) {
-            let last = (first + width as u64 - 1).min(50_000);
-            let found = stored::within(&client, T1, width == 300, first, last, true).await.unwrap();
+        for first in (1..=500_000).step_by(width) {
+            let last = (first + width as u64 - 1).min(500_000);
+            let found = stored::within(&client, T1, width == 3_000, first, last, true).await.unwrap();
             seen.extend(found.into_iter().map(|grant| (grant.receipt.serial, grant.user.unwrap())));
         }
         assert_eq!(seen, expected, "in ranges of {width}");
     }
+    let recovered = recover(&world.pg, &world.redis, CELL, &world.config, true, &|_| {}).await.unwrap();
+    assert_eq!(recovered.opened.rows_reapplied, expected.len() as u64);
+    assert_eq!(serials(&world.claim(T1, &["next".into()]).await), [500_000], "what lies before it was given");
 }

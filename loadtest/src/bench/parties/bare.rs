@@ -3,11 +3,11 @@
 use floodgate::demo::child::Supervised;
 
 use crate::bench::flood::Flood;
-use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::stand::{Stand, free_address, myself};
 use crate::bench::wrk::{self, Wrk};
 use crate::link::Protocol;
+use crate::meter::Meter;
 
 pub fn parties() -> Vec<Box<dyn Party>> {
     vec![Box::new(Bare), Box::new(BareH2c)]

@@ -10,11 +10,11 @@ use floodgate::demo::redis_server::Fsync;
 use http_body_util::Full;
 use hyper::Request;
 
-use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::shop::{Plan, Shop};
 use crate::bench::stand::Stand;
 use crate::link::{Link, Protocol};
+use crate::meter::Meter;
 
 struct Batch;
 

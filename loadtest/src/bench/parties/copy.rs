@@ -15,10 +15,10 @@ use floodgate::redis::keys::CellKeys;
 use futures_util::SinkExt;
 
 use super::vector::{Until, grant};
-use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::shop::{Plan, Shop};
 use crate::bench::stand::{Stand, connect};
+use crate::meter::Meter;
 use crate::plan::{mix, scattered};
 
 struct Copy;

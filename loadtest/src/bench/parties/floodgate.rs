@@ -3,11 +3,11 @@
 use floodgate::demo::redis_server::Fsync;
 
 use super::bare::{H2C_CONNECTIONS, H2C_STREAMS, flood};
-use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::shop::{Expected, Plan, Shop};
 use crate::bench::stand::Stand;
 use crate::bench::wrk::{self, Wrk};
+use crate::meter::Meter;
 
 struct Mode {
     name: &'static str,

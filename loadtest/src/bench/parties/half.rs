@@ -7,13 +7,13 @@ use std::time::Duration;
 use floodgate::demo::redis_server::Fsync;
 
 use super::bare;
-use crate::bench::meter::Meter;
 use crate::bench::party::{PER_SECOND, Party, Results, Sample, Turn};
 use crate::bench::shop::{Plan, Shop};
 use crate::bench::stand::Stand;
 use crate::client::Identity;
 use crate::journal::Journal;
 use crate::link::Protocol;
+use crate::meter::Meter;
 use crate::open::{self, Report, Settings};
 use crate::plan;
 

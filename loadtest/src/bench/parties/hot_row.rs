@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::stand::{Stand, connect, find, root};
+use crate::meter::Meter;
 
 struct HotRow {
     name: &'static str,

@@ -9,11 +9,11 @@ use floodgate::redis::keys::CellKeys;
 use tokio::net::TcpStream;
 
 use super::vector::{Until, grant};
-use crate::bench::meter::resident;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::shop::{Plan, Shop};
 use crate::bench::stand::Stand;
 use crate::bench::wrk::{self, Wrk};
+use crate::meter::resident;
 
 struct Grants;
 struct Gateway;

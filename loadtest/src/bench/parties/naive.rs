@@ -3,10 +3,10 @@
 use floodgate::demo::redis_server::Fsync;
 
 use super::script;
-use crate::bench::meter::{Meter, RedisCounts};
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::stand::{Stand, free_address, myself};
 use crate::bench::wrk::{self, Count, Wrk};
+use crate::meter::{Meter, RedisCounts};
 
 struct Naive;
 

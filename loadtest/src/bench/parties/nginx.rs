@@ -8,10 +8,10 @@ use floodgate::demo::redis_server::Fsync;
 
 use super::naive::agreed;
 use super::script::{self, KEYS};
-use crate::bench::meter::{Meter, RedisCounts};
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::stand::{Stand, free_address, peers};
 use crate::bench::wrk::{self, Wrk};
+use crate::meter::{Meter, RedisCounts};
 
 struct Nginx;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use floodgate::demo::redis_server::{Fsync, RedisServer};
 use redis::aio::MultiplexedConnection;
 
-use crate::bench::meter::{self, Meter, RedisCounts};
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::stand::{Stand, find};
+use crate::meter::{self, Meter, RedisCounts};
 
 /// Stock, receipts and queue of the plain script.
 pub const KEYS: [&str; 3] = ["bench:{1}:stock", "bench:{1}:users", "bench:{1}:queue"];

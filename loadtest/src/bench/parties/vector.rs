@@ -15,10 +15,10 @@ use floodgate::redis::cell::Identity;
 use floodgate::redis::client::Redis;
 use floodgate::redis::keys::CellKeys;
 
-use crate::bench::meter::Meter;
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::shop::{Plan, Shop};
 use crate::bench::stand::Stand;
+use crate::meter::Meter;
 use crate::plan::{mix, scattered};
 
 struct Vector {

@@ -6,10 +6,10 @@ use serde_json::json;
 use super::naive::agreed;
 use super::nginx::unpacked;
 use super::script::{self, KEYS};
-use crate::bench::meter::{Meter, RedisCounts};
 use crate::bench::party::{Party, Results, Sample, Turn};
 use crate::bench::stand::{Stand, free_address};
 use crate::bench::wrk::{self, Wrk};
+use crate::meter::{Meter, RedisCounts};
 
 struct Webdis;
 
