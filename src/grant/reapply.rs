@@ -52,7 +52,7 @@ pub(super) async fn all<A: Archive, L: CellLink>(
         let page = opening.archive.templates(after, limits::PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(rows) };
         after = last.id.as_i32();
-        let mut cursors = HashMap::with_capacity(page.len());
+        let mut cursors = Vec::with_capacity(page.len());
         for template in &page {
             opening.link.put(identity, template).await?;
             if !template.freed {
@@ -60,14 +60,14 @@ pub(super) async fn all<A: Archive, L: CellLink>(
                 let day = Day::of(template.definition.timezone, now());
                 let cursor = opening.link.reapply(identity, template, day, &quotas, &[]).await?;
                 progress.passed_over(cursor.saturating_sub(1));
-                cursors.insert(template.id, (template, cursor));
+                cursors.push((template, cursor));
             }
         }
-        let from: Vec<(TemplateId, Serial)> = cursors.iter().map(|(id, (_, cursor))| (*id, *cursor)).collect();
-        let extents = opening.archive.extents(&from).await?;
-        let missing = extents.into_iter().filter_map(|(id, extent)| {
-            let (template, cursor) = cursors.get(&id)?;
-            Some(Missing { template, cursor: *cursor, extent })
+        let from: Vec<(TemplateId, Serial)> = cursors.iter().map(|(template, cursor)| (template.id, *cursor)).collect();
+        let extents: HashMap<TemplateId, Extent> = opening.archive.extents(&from).await?.into_iter().collect();
+        let missing = cursors.into_iter().filter_map(|(template, cursor)| {
+            let extent = *extents.get(&template.id)?;
+            Some(Missing { template, cursor, extent })
         });
         let (on_their_way, arriving) = mpsc::channel(1);
         let (archive, link) = (opening.archive, &mut *opening.link);

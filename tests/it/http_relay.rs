@@ -518,7 +518,8 @@ async fn a_client_that_reads_late_makes_nothing_grow() {
     let grown = rss_kib(app.pid(0)).saturating_sub(before);
     assert!(grown < 48 * 1024, "{grown} KiB for {} connections", connections.len());
     drop(connections);
-    assert_eq!(app.claim(id, "ben", "k", &[]).await.status, 410, "and others are served");
+    // On a machine with much else to do it says 503 first: 60,000 heads are a second's work for a debug build.
+    until("others are served", async || app.claim(id, "ben", "k", &[]).await.status == 410).await;
     app.stop().await;
 }
 
